@@ -1,0 +1,100 @@
+package generic
+
+import "github.com/mila-go/mila/kernels/ref"
+
+// maxStackChannels is how many channels are rotated in a buffer on the stack;
+// more take one allocation a call (MILA-B has 768).
+const maxStackChannels = 1024
+
+// rotateRow writes RoPE(x) for token t of an (·, w) grid of height h.
+func rotateRow(y, x, table []float32, h, w, t int) {
+	half := len(x) / 2
+	i, j := t/w, t%w
+	spin(y[:half], x[:half], table[i*half:(i+1)*half])
+	spin(y[half:], x[half:], table[(h+j)*half:(h+j+1)*half])
+}
+
+// spin rotates the pairs (a, b) of x by the (cos, sin) pairs of cs. A half of
+// the channels may end inside a pair of the other half's table only if c/2 is
+// odd, which c % 4 == 0 excludes.
+func spin(y, x, cs []float32) {
+	y, cs = y[:len(x)], cs[:len(x)]
+	for p := 0; p+1 < len(x); p += 2 {
+		a, b, co, s := x[p], x[p+1], cs[p], cs[p+1]
+		y[p], y[p+1] = a*co-b*s, a*s+b*co
+	}
+}
+
+// LinAttnKV is ref.LinAttnKV with float32 sums, token by token.
+func LinAttnKV(kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s ref.LinAttnShape) {
+	d, c := s.Dim, s.Heads*s.Dim
+	var stack [maxStackChannels]float32
+	rot := scratch(stack[:], c)
+	for t := s.T0; t < s.T1; t++ {
+		kr, vr := k[t*ldk:t*ldk+c], v[t*ldv:t*ldv+c]
+		for a, x := range kr {
+			ksum[a] += x
+		}
+		if rope != nil {
+			rotateRow(rot, kr, rope, s.H, s.W, t)
+			kr = rot
+		}
+		for h := range s.Heads {
+			outer(kv[h*d*d:(h+1)*d*d], kr[h*d:(h+1)*d], vr[h*d:(h+1)*d])
+		}
+	}
+}
+
+// outer adds the outer product: kv[a·d+b] += k[a] v[b].
+func outer(kv, k, v []float32) {
+	for a, x := range k {
+		row := kv[a*len(v):]
+		row = row[:len(v)]
+		for b, y := range v {
+			row[b] += x * y
+		}
+	}
+}
+
+// LinAttnReadout is ref.LinAttnReadout with float32 sums, token by token.
+func LinAttnReadout(y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s ref.LinAttnShape, eps float32) {
+	d, c := s.Dim, s.Heads*s.Dim
+	var stack [maxStackChannels]float32
+	rot := scratch(stack[:], c)
+	for t := s.T0; t < s.T1; t++ {
+		qr, yr := q[t*ldq:t*ldq+c], y[t*ldy:t*ldy+c]
+		num := qr
+		if rope != nil {
+			rotateRow(rot, qr, rope, s.H, s.W, t)
+			num = rot
+		}
+		for h := range s.Heads {
+			den := eps
+			sums := ksum[h*d : (h+1)*d]
+			for a, x := range qr[h*d : (h+1)*d] {
+				den += x * sums[a]
+			}
+			out := yr[h*d : (h+1)*d]
+			clear(out)
+			for a, x := range num[h*d : (h+1)*d] {
+				row := kv[(h*d+a)*d : (h*d+a+1)*d]
+				row = row[:len(out)]
+				for b := range out {
+					out[b] += x * row[b]
+				}
+			}
+			inv := 1 / den
+			for b := range out {
+				out[b] *= inv
+			}
+		}
+	}
+}
+
+// scratch returns c floats: those of the caller's stack where they suffice.
+func scratch(stack []float32, c int) []float32 {
+	if c <= len(stack) {
+		return stack[:c]
+	}
+	return make([]float32, c)
+}

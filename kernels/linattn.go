@@ -1,0 +1,60 @@
+package kernels
+
+import (
+	"github.com/mila-go/mila/kernels/generic"
+	"github.com/mila-go/mila/kernels/ref"
+)
+
+// LinAttnShape describes one image's tokens for linear attention; see the
+// fields.
+type LinAttnShape = ref.LinAttnShape
+
+func checkLinAttn(op string, kv, ksum, rope []float32, s LinAttnShape) {
+	checkDims(op, s.H, s.W)
+	checkDims(op, s.Heads, s.Dim, s.Dim)
+	checkDims(op, s.H*s.W, s.Heads*s.Dim)
+	checkTokens(op, s.H, s.W, s.T0, s.T1)
+	checkLen(op, "kv", kv, s.Heads*s.Dim*s.Dim)
+	checkLen(op, "ksum", ksum, s.Heads*s.Dim)
+	if rope != nil {
+		checkLen(op, "rope", rope, RoPE2DLen(s.H, s.W, s.Heads*s.Dim))
+	}
+}
+
+// LinAttnKV adds tokens [T0, T1) to the key-value state and to the sum of keys:
+//
+//	kv[h,a,b] += Σ_t RoPE(k)[t,h,a] · v[t,h,b]
+//	ksum[h,a] += Σ_t k[t,h,a]                      (not rotated)
+//
+// kv is (Heads, Dim, Dim), key index first; k and v are tokens x channels,
+// indexed by token from their start; rope is a table of [RoPE2DTable] for
+// H x W and Heads·Dim channels, or nil for no rotation. The caller clears kv
+// and ksum, or adds up states of several token ranges. Numerator and
+// denominator of equations 2 and 4 of arXiv 2405.16605; the rotation is applied
+// to the whole channel dimension before the split into heads, as in MILA.
+// Outputs must not overlap inputs.
+func LinAttnKV(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
+	const op = "LinAttnKV"
+	l.resolve(op)
+	checkLinAttn(op, kv, ksum, rope, s)
+	checkMatrix(op, "k", k, ldk, s.T1, s.Heads*s.Dim)
+	checkMatrix(op, "v", v, ldv, s.T1, s.Heads*s.Dim)
+	generic.LinAttnKV(kv, ksum, k, ldk, v, ldv, rope, s)
+}
+
+// LinAttnReadout computes for tokens [T0, T1)
+//
+//	y[t,h,b] = (Σ_a RoPE(q)[t,h,a] · kv[h,a,b]) / (Σ_a q[t,h,a] · ksum[h,a] + eps)
+//
+// with the normaliser from the unrotated query. With kv and ksum summed over
+// all N tokens, eps = N·1e-6 gives MILA's form
+// q (kᵀv / N) / (q · mean k + 1e-6), and eps = 0 equation 2 of arXiv 2405.16605.
+// y must not overlap the inputs.
+func LinAttnReadout(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
+	const op = "LinAttnReadout"
+	l.resolve(op)
+	checkLinAttn(op, kv, ksum, rope, s)
+	checkMatrix(op, "y", y, ldy, s.T1, s.Heads*s.Dim)
+	checkMatrix(op, "q", q, ldq, s.T1, s.Heads*s.Dim)
+	generic.LinAttnReadout(y, ldy, q, ldq, kv, ksum, rope, s, eps)
+}
