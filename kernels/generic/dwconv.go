@@ -9,73 +9,83 @@ type DW struct {
 	Add, Mul []float32 // (sum + Add) * Mul, indexed like the output; nil: left out
 }
 
+// dwBlock channels are summed on the stack before anything is stored, so that y
+// may be Add or Mul.
+const dwBlock = 256
+
 // DWConv3x3 computes output rows [row0, row1) of the 3x3 depthwise convolution
 // of the NHWC image x with zero padding 1 and tap-major weights (9 x ch), and
 // then what d says.
 func DWConv3x3(y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, d DW) {
+	var acc [dwBlock]float32
 	ow := (w + stride - 1) / stride
 	for i := row0; i < row1; i++ {
 		for j := range ow {
-			at := (i*ow + j) * ch
-			out := y[at : at+ch]
-			if bias != nil {
-				copy(out, bias[:ch])
-			} else {
-				clear(out)
-			}
-			for r := range 3 {
-				u := i*stride + r - 1
-				if u < 0 || u >= h {
-					continue
+			for c0 := 0; c0 < ch; c0 += dwBlock {
+				n := min(dwBlock, ch-c0)
+				sum := acc[:n]
+				if bias != nil {
+					copy(sum, bias[c0:])
+				} else {
+					clear(sum)
 				}
-				v0 := j*stride - 1
-				src := (u*w + v0) * ch
-				taps := w9[r*3*ch : (r*3+3)*ch]
-				if v0 >= 0 && v0+3 <= w {
-					tap3(out, x[src:src+3*ch], taps)
-					continue
-				}
-				for t := range 3 {
-					if v := v0 + t; v >= 0 && v < w {
-						tap1(out, x[src+t*ch:src+(t+1)*ch], taps[t*ch:(t+1)*ch])
+				for r := range 3 {
+					u := i*stride + r - 1
+					if u < 0 || u >= h {
+						continue
+					}
+					v0 := j*stride - 1
+					src, taps := (u*w+v0)*ch+c0, w9[3*r*ch+c0:]
+					if v0 >= 0 && v0+3 <= w {
+						tap3(sum, x[src:], taps, ch)
+						continue
+					}
+					for t := range 3 {
+						if v := v0 + t; v >= 0 && v < w {
+							tap1(sum, x[src+t*ch:], taps[t*ch:])
+						}
 					}
 				}
-			}
-			if d.Act != ref.Identity {
-				ref.Activate(d.Act, out, out)
-			}
-			if d.Residual {
-				for c, v := range x[at : at+ch] {
-					out[c] += v
+				at := (i*ow+j)*ch + c0
+				if d.Act != ref.Identity {
+					ref.Activate(d.Act, sum, sum)
 				}
-			}
-			if d.Add != nil {
-				for c, v := range d.Add[at : at+ch] {
-					out[c] += v
+				if d.Residual {
+					addTo(sum, x[at:])
 				}
-			}
-			if d.Mul != nil {
-				for c, v := range d.Mul[at : at+ch] {
-					out[c] *= v
+				if d.Add != nil {
+					addTo(sum, d.Add[at:])
 				}
+				if d.Mul != nil {
+					for c, v := range d.Mul[at : at+n] {
+						sum[c] *= v
+					}
+				}
+				copy(y[at:at+n], sum)
 			}
 		}
 	}
 }
 
-// tap3 adds three neighbouring taps: out[c] += Σ_t x[t·ch+c] w[t·ch+c].
-func tap3(out, x, w []float32) {
-	ch := len(out)
-	x0, x1, x2 := x[:ch], x[ch:2*ch], x[2*ch:3*ch]
-	w0, w1, w2 := w[:ch], w[ch:2*ch], w[2*ch:3*ch]
-	for c, v := range out {
-		out[c] = v + x0[c]*w0[c] + x1[c]*w1[c] + x2[c]*w2[c]
+// tap3 adds three neighbouring taps: sum[c] += Σ_t x[t·ch+c] w[t·ch+c].
+func tap3(sum, x, w []float32, ch int) {
+	n := len(sum)
+	x0, x1, x2 := x[:n], x[ch:ch+n], x[2*ch:2*ch+n]
+	w0, w1, w2 := w[:n], w[ch:ch+n], w[2*ch:2*ch+n]
+	for c, v := range sum {
+		sum[c] = v + x0[c]*w0[c] + x1[c]*w1[c] + x2[c]*w2[c]
 	}
 }
 
-func tap1(out, x, w []float32) {
-	x, w = x[:len(out)], w[:len(out)]
-	for c := range out {
-		out[c] += x[c] * w[c]
+func tap1(sum, x, w []float32) {
+	x, w = x[:len(sum)], w[:len(sum)]
+	for c := range sum {
+		sum[c] += x[c] * w[c]
+	}
+}
+
+func addTo(sum, x []float32) {
+	for c, v := range x[:len(sum)] {
+		sum[c] += v
 	}
 }

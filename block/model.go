@@ -1,0 +1,295 @@
+package block
+
+import (
+	"fmt"
+	"runtime"
+	"strconv"
+
+	"github.com/mila-go/mila/kernels"
+)
+
+// Numerical constants of the reference model.
+const (
+	normEps  = 1e-5  // LayerNorm and BatchNorm
+	attnEps  = 1e-6  // added to the attention normaliser q·mean(k)
+	ropeBase = 10000 // frequency base of RoPE
+)
+
+// Model is a MILA with its weights folded (BatchNorm into convolutions,
+// LayerNorm's affine into the linear layers after it) and packed for one
+// instruction-set level. It is immutable and safe for concurrent use.
+type Model struct {
+	cfg    Config
+	level  kernels.Level
+	pool   *pool
+	groups has
+
+	conv1, conv20, conv21, conv30 linear // stem; k = 9 * input channels
+	conv31                        linear
+	ape                           []float32
+	stages                        []stage
+	norm                          affine
+	head                          linear
+}
+
+type stage struct {
+	dim, heads, hidden int
+	blocks             []milaBlock
+	down               *downsample // nil after the last stage
+	norm               affine      // of the feature map; nil slices where absent
+}
+
+type milaBlock struct {
+	cpe1, dwc, lepe, cpe2      depthwise
+	act, in, qk, out, fc1, fc2 linear
+}
+
+type downsample struct {
+	expand linear // dim -> 8 dim
+	dw     depthwise
+	reduce linear // 8 dim -> 2 dim
+}
+
+// linear is a packed weight matrix (n x k) and its bias.
+type linear struct {
+	w, b []float32
+	n, k int
+}
+
+type depthwise struct{ w9, b []float32 }
+
+type affine struct{ gamma, beta []float32 }
+
+// Option changes how [New] builds a model.
+type Option func(*options)
+
+type options struct {
+	level   kernels.Level
+	threads int
+}
+
+// WithLevel makes the model run at the given instruction-set level instead of
+// the best one.
+func WithLevel(l kernels.Level) Option { return func(o *options) { o.level = l } }
+
+// WithThreads sets how many threads a Forward uses; the default, 0, is
+// GOMAXPROCS. Results are bit-identical for every number.
+func WithThreads(n int) Option { return func(o *options) { o.threads = n } }
+
+func resolve(opts []Option) (options, error) {
+	var o options
+	for _, f := range opts {
+		f(&o)
+	}
+	if err := o.level.Err(); err != nil {
+		return o, err
+	}
+	if o.level == kernels.Auto {
+		o.level, _ = kernels.Default()
+	}
+	if o.threads < 0 || o.threads > 1024 {
+		return o, fmt.Errorf("block: %d threads; use 1 to 1024, or 0 for all", o.threads)
+	}
+	if o.threads == 0 {
+		o.threads = runtime.GOMAXPROCS(0)
+	}
+	return o, nil
+}
+
+// New builds a model from a configuration and weights with official parameter
+// names. Weights are read one tensor at a time and kept only in packed form.
+// Missing, unexpected and misshapen tensors are one error that names them;
+// rotation tables and batch counters in a checkpoint are ignored. Checkpoints
+// without a classification head (norm, head) or without the norms of feature
+// maps (norm0 ..) are accepted; the outputs that need them are then not
+// available.
+func New(cfg Config, w Weights, opts ...Option) (*Model, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	o, err := resolve(opts)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := checkWeights(&cfg, w)
+	if err != nil {
+		return nil, err
+	}
+	m := &Model{cfg: cfg, level: o.level, groups: groups}
+	l := &loader{w: w, level: o.level}
+	e := cfg.EmbedDim
+	m.conv1 = l.convBN("patch_embed.conv1", e/2, cfg.InChans, 3)
+	m.conv20 = l.convBN("patch_embed.conv2.0", e/2, e/2, 3)
+	m.conv21 = l.convBN("patch_embed.conv2.1", e/2, e/2, 3)
+	m.conv30 = l.convBN("patch_embed.conv3.0", 4*e, e/2, 3)
+	m.conv31 = l.convBN("patch_embed.conv3.1", e, 4*e, 1)
+	if cfg.APE {
+		m.ape = l.tensor("absolute_pos_embed", cfg.ImgSize/4*(cfg.ImgSize/4)*e)
+	}
+	for i, depth := range cfg.Depths {
+		d := cfg.Dim(i)
+		st := stage{dim: d, heads: cfg.NumHeads[i], hidden: cfg.hidden(i)}
+		for j := range depth {
+			p := blockName(i, j) + "."
+			n1, n2 := l.affine(p+"norm1", d), l.affine(p+"norm2", d)
+			st.blocks = append(st.blocks, milaBlock{
+				cpe1: l.depthwise(p+"cpe1", d),
+				dwc:  l.depthwise(p+"dwc", d),
+				lepe: l.depthwise(p+"attn.lepe", d),
+				cpe2: l.depthwise(p+"cpe2", d),
+				act:  l.linear(p+"act_proj", d, d, true, &n1),
+				in:   l.linear(p+"in_proj", d, d, true, &n1),
+				qk:   l.linear(p+"attn.qk", 2*d, d, cfg.QKVBias, nil),
+				out:  l.linear(p+"out_proj", d, d, true, nil),
+				fc1:  l.linear(p+"mlp.fc1", st.hidden, d, true, &n2),
+				fc2:  l.linear(p+"mlp.fc2", d, st.hidden, true, nil),
+			})
+		}
+		if i+1 < len(cfg.Depths) {
+			p := downsampleName(i) + ".conv."
+			st.down = &downsample{
+				expand: l.linear(p+"0.conv", 8*d, d, true, nil),
+				dw:     l.depthwise(p+"1.conv", 8*d),
+				reduce: l.convBN(p+"2", 2*d, 8*d, 1),
+			}
+		}
+		if name := "norm" + strconv.Itoa(i); groups[name] {
+			st.norm = l.affine(name, d)
+		}
+		m.stages = append(m.stages, st)
+	}
+	last := cfg.Dim(len(cfg.Depths) - 1)
+	if groups["norm"] {
+		m.norm = l.affine("norm", last)
+	}
+	if groups["head"] {
+		m.head = l.linear("head", cfg.NumClasses, last, true, nil)
+	}
+	if l.err != nil {
+		return nil, l.err
+	}
+	m.pool = newPool(o.threads)
+	// Workers know only the pool, so a dropped model is collected and ends them.
+	runtime.AddCleanup(m, (*pool).close, m.pool)
+	return m, nil
+}
+
+// Config returns the model's configuration.
+func (m *Model) Config() Config { return m.cfg }
+
+// Level returns the instruction-set level that the model runs at.
+func (m *Model) Level() kernels.Level { return m.level }
+
+// Threads returns the number of threads that a Forward uses.
+func (m *Model) Threads() int { return m.pool.n }
+
+// HasHead reports whether the checkpoint brought the classification head.
+func (m *Model) HasHead() bool { return m.groups["head"] }
+
+// HasPooled reports whether the checkpoint brought the final norm, which pooled
+// features need.
+func (m *Model) HasPooled() bool { return m.groups["norm"] }
+
+// MissingFeatureNorms returns the names of the feature-map norms that the
+// checkpoint lacks; feature maps are available if there are none.
+func (m *Model) MissingFeatureNorms() []string {
+	var out []string
+	for i := range m.stages {
+		if name := "norm" + strconv.Itoa(i); !m.groups[name] {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// loader reads, folds and packs parameters. It remembers the first error, so
+// that the code above reads as a list.
+type loader struct {
+	w     Weights
+	level kernels.Level
+	raw   []float32 // reused for weights, which live on only in packed form
+	err   error
+}
+
+func (l *loader) read(name string, dst []float32) {
+	if l.err == nil {
+		if err := l.w.Read(name, dst); err != nil {
+			l.err = fmt.Errorf("block: %w", err)
+		}
+	}
+}
+
+func (l *loader) tensor(name string, n int) []float32 {
+	x := make([]float32, n)
+	l.read(name, x)
+	return x
+}
+
+func (l *loader) scratch(name string, n int) []float32 {
+	if cap(l.raw) < n {
+		l.raw = make([]float32, n)
+	}
+	l.read(name, l.raw[:n])
+	return l.raw[:n]
+}
+
+func (l *loader) affine(name string, n int) affine {
+	return affine{l.tensor(name+".weight", n), l.tensor(name+".bias", n)}
+}
+
+func (l *loader) depthwise(name string, ch int) depthwise {
+	d := depthwise{w9: make([]float32, 9*ch), b: l.tensor(name+".bias", ch)}
+	kernels.PackDW3x3(d.w9, l.scratch(name+".weight", 9*ch), ch)
+	return d
+}
+
+func (l *loader) pack(w []float32, n, k int) []float32 {
+	packed := make([]float32, kernels.PackedLen(l.level, n, k))
+	kernels.Pack(l.level, packed, w, k, n, k)
+	return packed
+}
+
+// linear loads a linear layer (or 1x1 convolution). The affine map of a
+// LayerNorm before it is folded in: W (γ⊙u + β) + b = (W diag γ) u + (W β + b).
+func (l *loader) linear(name string, n, k int, bias bool, norm *affine) linear {
+	w := l.scratch(name+".weight", n*k)
+	var b []float32
+	if bias {
+		b = l.tensor(name+".bias", n)
+	}
+	if norm != nil {
+		for j := range n {
+			row, acc := w[j*k:(j+1)*k], float64(b[j])
+			for p, v := range row {
+				acc += float64(v) * float64(norm.beta[p])
+				row[p] = float32(float64(v) * float64(norm.gamma[p]))
+			}
+			b[j] = float32(acc)
+		}
+	}
+	return linear{w: l.pack(w, n, k), b: b, n: n, k: k}
+}
+
+// convBN loads a convolution and folds the BatchNorm after it in. The official
+// model gives only the 1x1 convolutions of downsampling a bias of their own.
+func (l *loader) convBN(name string, co, ci, ks int) linear {
+	norm := l.affine(name+".norm", co)
+	mean, variance := l.tensor(name+".norm.running_mean", co), l.tensor(name+".norm.running_var", co)
+	scale, shift := make([]float64, co), make([]float64, co)
+	kernels.FoldBatchNorm(scale, shift, norm.gamma, norm.beta, mean, variance, normEps)
+	b := make([]float32, co)
+	if s, ok := l.w.Shape(name + ".conv.bias"); ok && len(s) == 1 {
+		l.read(name+".conv.bias", b)
+	}
+	k := ci * ks * ks
+	w := l.scratch(name+".conv.weight", co*k)
+	for o := range co {
+		for p, v := range w[o*k : (o+1)*k] {
+			w[o*k+p] = float32(float64(v) * scale[o])
+		}
+		b[o] = float32(float64(b[o])*scale[o] + shift[o])
+	}
+	packed := make([]float32, kernels.PackedLen(l.level, co, k))
+	kernels.PackConv(l.level, packed, w, co, ci, ks, ks)
+	return linear{w: packed, b: b, n: co, k: k}
+}
