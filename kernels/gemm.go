@@ -73,5 +73,8 @@ func Gemm(l Level, y []float32, ldy int, x []float32, ldx int, w []float32, m, n
 	if m == 0 || n == 0 {
 		return
 	}
+	if k == 0 {
+		ldx = 0 // x may be empty: no row of it is indexed
+	}
 	generic.Gemm(y, ldy, x, generic.Rows{Ld: ldx, Segs: 1, SegLen: k}, w, m, n, &e)
 }

@@ -1,0 +1,316 @@
+package checkpoint
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// File is an opened checkpoint. Its methods other than Close are safe for
+// concurrent use.
+type File struct {
+	name    string
+	format  string
+	data    []byte
+	unmap   func() error
+	names   []string
+	tensors map[string]*view
+	meta    map[string]string
+	object  any // pth: the unpickled object
+	state   string
+	states  []string
+}
+
+// view is a tensor inside the file: elements of dtype in data, which begins at
+// the tensor's storage.
+type view struct {
+	dtype   DType
+	shape   []int
+	n       int // number of elements
+	offset  int // of the first, in elements
+	strides []int
+	dense   bool // C order without gaps
+	data    []byte
+}
+
+// Option changes how a checkpoint is opened.
+type Option func(*options)
+
+type options struct {
+	state     string
+	maxHeader int64
+}
+
+// WithState chooses between the weights that a training checkpoint holds:
+// "model", the default, or "ema", the exponential moving average.
+func WithState(name string) Option { return func(o *options) { o.state = name } }
+
+// WithMaxHeader sets the largest safetensors header or pickle that is accepted,
+// in bytes; the default is 100 MB.
+func WithMaxHeader(n int64) Option { return func(o *options) { o.maxHeader = n } }
+
+// Open opens the checkpoint at path, whose format follows from its content. The
+// file is memory-mapped where the system can, and must not be changed until
+// Close.
+func Open(path string, opts ...Option) (*File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %w", err)
+	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("checkpoint: %s is a directory, not a .safetensors or .pth file", path)
+	}
+	data, unmap, err := mapFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %w", err)
+	}
+	f, err := parse(path, data, opts)
+	if err != nil {
+		unmap()
+		return nil, err
+	}
+	f.unmap = unmap
+	return f, nil
+}
+
+// Parse opens a checkpoint held in memory, for instance an embedded one. data
+// is not copied and must not change while the File is used.
+func Parse(data []byte, opts ...Option) (*File, error) { return parse("(memory)", data, opts) }
+
+func parse(name string, data []byte, opts []Option) (*File, error) {
+	o := options{maxHeader: 100_000_000}
+	for _, set := range opts {
+		set(&o)
+	}
+	f := &File{name: name, data: data, tensors: map[string]*view{}, meta: map[string]string{}}
+	var err error
+	switch {
+	case len(data) == 0:
+		err = errors.New("the file is empty")
+	case bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("PK\x05\x06")):
+		f.format = "pth (zip)"
+		err = f.parseZip(&o)
+	case len(data) > 2 && data[0] == 0x80 && data[1] <= 5 && data[2] == 0x8a:
+		f.format = "pth (legacy)"
+		err = f.parseLegacy(&o)
+	case len(data) > 8 && data[8] == '{':
+		f.format = "safetensors"
+		f.states = []string{"model"}
+		if f.state = "model"; o.state != "" && o.state != "model" {
+			err = f.noState(o.state)
+			break
+		}
+		err = f.parseSafetensors(&o)
+	default:
+		err = errors.New("this is neither a safetensors file nor a PyTorch checkpoint (zip or legacy format); was the download complete?")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %s: %w", name, err)
+	}
+	return f, nil
+}
+
+func (f *File) noState(want string) error {
+	return fmt.Errorf("there is no state %q in this file; it has %s", want, strings.Join(f.states, ", "))
+}
+
+// Close unmaps the file. The File must not be used afterwards.
+func (f *File) Close() error {
+	f.tensors, f.data = nil, nil
+	if f.unmap == nil {
+		return nil
+	}
+	unmap := f.unmap
+	f.unmap = nil
+	return unmap()
+}
+
+// Names returns the tensors' names in file order.
+func (f *File) Names() []string { return slices.Clone(f.names) }
+
+// Has reports whether there is a tensor of that name.
+func (f *File) Has(name string) bool { return f.tensors[name] != nil }
+
+// Shape returns a tensor's dimensions (none for a scalar) and whether it exists.
+func (f *File) Shape(name string) ([]int, bool) {
+	v := f.tensors[name]
+	if v == nil {
+		return nil, false
+	}
+	return slices.Clone(v.shape), true
+}
+
+// DType returns the type that a tensor is stored as and whether it exists.
+func (f *File) DType(name string) (DType, bool) {
+	v := f.tensors[name]
+	if v == nil {
+		return 0, false
+	}
+	return v.dtype, true
+}
+
+// Metadata returns the strings in a safetensors header; it is empty for .pth.
+func (f *File) Metadata() map[string]string { return f.meta }
+
+// Format returns "safetensors", "pth (zip)" or "pth (legacy)".
+func (f *File) Format() string { return f.format }
+
+// State returns the state that was chosen: "model" or "ema".
+func (f *File) State() string { return f.state }
+
+// States returns the states that the file has.
+func (f *File) States() []string { return slices.Clone(f.states) }
+
+func (f *File) lookup(name string, have int) (*view, error) {
+	v := f.tensors[name]
+	if v == nil {
+		return nil, fmt.Errorf("checkpoint: %s: there is no tensor %q", f.name, name)
+	}
+	if have != v.n {
+		return nil, fmt.Errorf("checkpoint: %s: tensor %q has %d elements (%v), the destination %d", f.name, name, v.n, v.shape, have)
+	}
+	return v, nil
+}
+
+// Read copies a tensor, in row-major order and converted to float32 (float64
+// and integers are rounded), into dst, which must have exactly its number of
+// elements.
+func (f *File) Read(name string, dst []float32) error {
+	v, err := f.lookup(name, len(dst))
+	if err != nil {
+		return err
+	}
+	if v.dense {
+		v.dtype.decode32(dst, v.data[v.offset*v.dtype.Size():])
+		return nil
+	}
+	v.each(func(i, at int) { dst[i] = float32(v.dtype.float(v.data, at)) })
+	return nil
+}
+
+// ReadFloat64 is [File.Read] for float64.
+func (f *File) ReadFloat64(name string, dst []float64) error {
+	v, err := f.lookup(name, len(dst))
+	if err != nil {
+		return err
+	}
+	v.each(func(i, at int) { dst[i] = v.dtype.float(v.data, at) })
+	return nil
+}
+
+// ReadInt64 copies a tensor of integers or booleans into dst.
+func (f *File) ReadInt64(name string, dst []int64) error {
+	v, err := f.lookup(name, len(dst))
+	if err != nil {
+		return err
+	}
+	if !v.dtype.integer() {
+		return fmt.Errorf("checkpoint: %s: tensor %q is %v, not integers", f.name, name, v.dtype)
+	}
+	v.each(func(i, at int) { dst[i] = v.dtype.int(v.data, at) })
+	return nil
+}
+
+// ReadBytes copies a tensor of U8, I8 or BOOL into dst as it is stored.
+func (f *File) ReadBytes(name string, dst []byte) error {
+	v, err := f.lookup(name, len(dst))
+	if err != nil {
+		return err
+	}
+	if v.dtype.Size() != 1 {
+		return fmt.Errorf("checkpoint: %s: tensor %q is %v, not bytes", f.name, name, v.dtype)
+	}
+	v.each(func(i, at int) { dst[i] = v.data[at] })
+	return nil
+}
+
+// each calls visit for every element in row-major order with its index in that
+// order and its index in the storage.
+func (v *view) each(visit func(i, at int)) {
+	if v.n == 0 {
+		return
+	}
+	index := make([]int, len(v.shape))
+	at := v.offset
+	for i := 0; ; {
+		visit(i, at)
+		if i++; i == v.n {
+			return
+		}
+		for d := len(index) - 1; ; d-- {
+			if index[d]++; index[d] < v.shape[d] {
+				at += v.strides[d]
+				break
+			}
+			at -= (v.shape[d] - 1) * v.strides[d]
+			index[d] = 0
+		}
+	}
+}
+
+// maxElements bounds a tensor; nothing larger can be indexed on every platform.
+const maxElements = 1<<31 - 1
+
+// newView checks that a tensor lies inside its storage and describes it.
+// strides nil means C order.
+func newView(dt DType, shape []int, offset int, strides []int, storage []byte) (*view, error) {
+	if len(shape) > 32 {
+		return nil, fmt.Errorf("%d dimensions; the limit is 32", len(shape))
+	}
+	n := 1
+	for _, d := range shape {
+		if d < 0 {
+			return nil, fmt.Errorf("negative dimension in shape %v", shape)
+		}
+		if d > 0 && n > maxElements/d {
+			return nil, fmt.Errorf("shape %v has more than %d elements", shape, maxElements)
+		}
+		n *= d
+	}
+	v := &view{dtype: dt, shape: shape, n: n, offset: offset, strides: make([]int, len(shape)), dense: true, data: storage}
+	if n == 0 {
+		v.offset = 0
+		return v, nil
+	}
+	have := len(storage) / dt.Size()
+	dense := v.strides
+	step := 1
+	for i := len(shape) - 1; i >= 0; i-- {
+		dense[i] = step
+		step *= shape[i]
+	}
+	if strides != nil {
+		if len(strides) != len(shape) {
+			return nil, fmt.Errorf("%d strides for %d dimensions", len(strides), len(shape))
+		}
+		v.strides = strides
+		for i, s := range strides {
+			if s < 0 {
+				return nil, fmt.Errorf("negative stride in %v", strides)
+			}
+			if shape[i] > 1 && s != dense[i] {
+				v.dense = false
+			}
+		}
+	}
+	last := offset
+	if offset < 0 || offset >= have {
+		last = -1
+	}
+	for i, d := range shape {
+		if s := v.strides[i]; d > 1 && last >= 0 {
+			if s > 0 && (d-1) > (have-1)/s {
+				last = -1
+			} else if last += (d - 1) * s; last >= have {
+				last = -1
+			}
+		}
+	}
+	if last < 0 {
+		return nil, fmt.Errorf("shape %v with strides %v from element %d on does not lie within its storage of %d elements; the file is damaged or truncated", shape, v.strides, offset, have)
+	}
+	return v, nil
+}
