@@ -1,0 +1,75 @@
+package vision
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strings"
+)
+
+// Prediction is one class of an answer.
+type Prediction struct {
+	Index int     `json:"index"`
+	Label string  `json:"label"`
+	Prob  float32 `json:"prob"`
+}
+
+// TopK returns the k most probable classes, best first; ties go to the lower
+// index and NaN comes last. Classes beyond the labels are named by their index.
+func TopK(probs []float32, labels []string, k int) []Prediction {
+	order := make([]int, len(probs))
+	for i := range order {
+		order[i] = i
+	}
+	rank := func(i int) float64 {
+		if v := float64(probs[i]); !math.IsNaN(v) {
+			return v
+		}
+		return math.Inf(-1)
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(rank(b), rank(a)) })
+	out := make([]Prediction, 0, max(0, min(k, len(order))))
+	for _, i := range order[:cap(out)] {
+		label := fmt.Sprintf("class %d", i)
+		if i < len(labels) {
+			label = labels[i]
+		}
+		out = append(out, Prediction{i, label, probs[i]})
+	}
+	return out
+}
+
+// LoadLabels reads class names: a JSON list of strings, lines of
+// "index TAB wordnet-id TAB names", or one name a line.
+func LoadLabels(path string) ([]string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("vision: %w", err)
+	}
+	text := strings.TrimSpace(string(data))
+	if strings.HasPrefix(text, "[") {
+		var labels []string
+		if err := json.Unmarshal([]byte(text), &labels); err != nil {
+			return nil, fmt.Errorf("vision: %s is no JSON list of strings: %w", path, err)
+		}
+		return labels, nil
+	}
+	var labels []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		if f := strings.Split(line, "\t"); len(f) >= 3 {
+			if f[0] == "index" { // a heading
+				continue
+			}
+			line = f[2]
+		}
+		labels = append(labels, line)
+	}
+	if len(labels) == 1 && labels[0] == "" {
+		return nil, fmt.Errorf("vision: %s holds no labels", path)
+	}
+	return labels, nil
+}
