@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/mila-go/mila/bench"
+	"github.com/mila-go/mila/block"
+	"github.com/mila-go/mila/models"
+	"github.com/urfave/cli/v3"
+)
+
+func benchCommand(stdout io.Writer) *cli.Command {
+	return &cli.Command{
+		Name:  "bench",
+		Usage: "measure the speed of a model",
+		Description: `Prints the median, 10th and 90th percentile of the time per image, the arithmetic speed (a multiply-add counts as
+two operations), and its share of the peak of multiply-adds at the same level, measured in the same run.
+
+Examples:
+   mila bench --model t --threads 1
+   mila bench --model nano --batch 8 --json
+   mila bench --model mila_tiny.pth --size 384`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "model", Aliases: []string{"m"}, Value: "nano", Usage: "nano, t, s, b (with generated weights) or a checkpoint `FILE`"},
+			configFlag(), stateFlag(),
+			&cli.IntFlag{Name: "size", Usage: "image height and width; default the model's own"},
+			&cli.IntFlag{Name: "batch", Value: 1, Usage: "images in a forward pass"},
+			&cli.DurationFlag{Name: "duration", Value: 3 * time.Second, Usage: "how long to measure"},
+			threadsFlag(), dtypeFlag(), isaFlag(), jsonFlag(),
+		},
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Present() {
+				return usagef("bench takes no arguments; what is %q?", c.Args().First())
+			}
+			if c.Int("size") < 0 || c.Int("batch") < 1 {
+				return usagef("--size %d --batch %d: both must be at least 1", c.Int("size"), c.Int("batch"))
+			}
+			opt, err := modelOptions(c)
+			if err != nil {
+				return err
+			}
+			return benchmark(ctx, c, opt, stdout)
+		},
+	}
+}
+
+// measurement is the JSON of bench; its keys are fixed.
+type measurement struct {
+	Model      string  `json:"model"`
+	Size       int     `json:"size"`
+	Batch      int     `json:"batch"`
+	Threads    int     `json:"threads"`
+	DType      string  `json:"dtype"`
+	ISA        string  `json:"isa"`
+	MedianMS   float64 `json:"median_ms"`
+	P10MS      float64 `json:"p10_ms"`
+	P90MS      float64 `json:"p90_ms"`
+	GFLOPS     float64 `json:"gflops"`
+	PeakGFLOPS float64 `json:"peak_gflops"`
+	PeakShare  float64 `json:"peak_share"`
+}
+
+func benchmark(ctx context.Context, c *cli.Command, opt models.Options, stdout io.Writer) error {
+	name := c.String("model")
+	var m *block.Model
+	var err error
+	if config, ok := named[name]; ok {
+		cfg := config()
+		m, err = block.New(cfg, block.Synthetic(cfg, 1), block.WithLevel(opt.Level), block.WithThreads(opt.Threads))
+	} else {
+		var l *models.Loaded
+		if l, err = models.Open(name, opt); err == nil {
+			m = l.Model
+		}
+	}
+	if err != nil {
+		return err
+	}
+	cfg := m.Config()
+	size, batch := c.Int("size"), c.Int("batch")
+	if size == 0 {
+		if size = cfg.ImgSize; size == 0 {
+			size = 224
+		}
+	}
+	p, err := m.Plan(batch, size, size)
+	if err != nil {
+		return err
+	}
+	x := make([]float32, batch*cfg.InChans*size*size)
+	block.Generate(x, "input", 1, 0, 2)
+	dst := &block.Output{}
+	if m.HasHead() {
+		dst.Logits = make([]float32, batch*cfg.NumClasses)
+	} else if m.HasPooled() {
+		dst.Pooled = make([]float32, batch*cfg.Dim(len(cfg.Depths)-1))
+	}
+	// The first pass touches all memory; it does not count.
+	if err := p.Forward(ctx, dst, x); err != nil {
+		return err
+	}
+	peak := bench.PeakGFLOPS(m.Level(), m.Threads())
+	var times []float64
+	for start := time.Now(); len(times) < 3 || time.Since(start) < c.Duration("duration"); {
+		t := time.Now()
+		if err := p.Forward(ctx, dst, x); err != nil {
+			return err
+		}
+		times = append(times, time.Since(t).Seconds()*1e3/float64(batch))
+	}
+	peak = max(peak, bench.PeakGFLOPS(m.Level(), m.Threads()))
+	slices.Sort(times)
+	at := func(q float64) float64 { return times[int(q*float64(len(times)-1)+0.5)] }
+	r := measurement{Model: name, Size: size, Batch: batch, Threads: m.Threads(), DType: "f32", ISA: m.Level().String(),
+		MedianMS: at(0.5), P10MS: at(0.1), P90MS: at(0.9), PeakGFLOPS: peak}
+	r.GFLOPS = 2 * float64(cfg.MACs(size, size)) / (r.MedianMS * 1e6)
+	r.PeakShare = r.GFLOPS / peak
+	if c.Bool("json") {
+		return json.NewEncoder(stdout).Encode(r)
+	}
+	_, err = fmt.Fprintf(stdout, "%s at %d x %d, batch %d, %d threads, %s, %s: median %.3f ms per image (p10 %.3f, p90 %.3f), %.2f GFLOP/s = %.1f %% of the measured peak of %.1f (%d passes)\n",
+		r.Model, size, size, batch, r.Threads, r.DType, r.ISA, r.MedianMS, r.P10MS, r.P90MS, r.GFLOPS, 100*r.PeakShare, peak, len(times))
+	return err
+}

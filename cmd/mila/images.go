@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+)
+
+var extensions = []string{".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp"}
+
+func isImage(name string) bool {
+	return slices.Contains(extensions, strings.ToLower(filepath.Ext(name)))
+}
+
+// expand turns arguments into image paths: a directory into the images below
+// it, a pattern that no shell expanded into its matches. What matches nothing
+// stays, so that opening it gives the error.
+func expand(args []string) []string {
+	var out []string
+	for _, a := range args {
+		if info, err := os.Stat(a); err == nil && info.IsDir() {
+			n := len(out)
+			_ = filepath.WalkDir(a, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && !d.IsDir() && isImage(path) {
+					out = append(out, path)
+				}
+				return nil
+			})
+			if len(out) == n {
+				out = append(out, a) // opening it says that it is a directory
+			}
+			continue
+		}
+		if matches, err := filepath.Glob(a); err == nil && len(matches) > 0 && strings.ContainsAny(a, "*?[") {
+			out = append(out, matches...)
+			continue
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// workers returns how many images to process side by side and how many threads
+// each gets: one image at a time has all threads, many have one each, which
+// wastes none at barriers. Results are the same either way.
+func workers(images, threads int) (side, each int) {
+	if threads == 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	if images < 2*threads {
+		return 1, threads
+	}
+	return threads, 1
+}
+
+// ordered calls work(worker, i) for i in [0, n) on several goroutines and
+// emit(i, result) in order. It stops early when ctx ends.
+func ordered[T any](ctx context.Context, n, side int, work func(worker, i int) T, emit func(i int, result T)) error {
+	results := make([]chan T, n)
+	for i := range results {
+		results[i] = make(chan T, 1)
+	}
+	var next = make(chan int)
+	var wg sync.WaitGroup
+	for w := range side {
+		wg.Go(func() {
+			for i := range next {
+				results[i] <- work(w, i)
+			}
+		})
+	}
+	go func() {
+		defer close(next)
+		for i := range n {
+			select {
+			case next <- i:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	defer wg.Wait()
+	for i := range n {
+		select {
+		case r := <-results[i]:
+			emit(i, r)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// bar is a progress bar; a nil bar shows nothing.
+type bar struct{ *progressbar.ProgressBar }
+
+// progress returns a bar on w if that is a terminal and there is much to do.
+func progress(w io.Writer, n int, what string) bar {
+	f, ok := w.(*os.File)
+	if !ok || n < 10 || !term.IsTerminal(int(f.Fd())) {
+		return bar{}
+	}
+	return bar{progressbar.NewOptions(n, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(what),
+		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("images"), progressbar.OptionClearOnFinish())}
+}
+
+// around calls print with the bar out of the way, which may share the terminal,
+// and then counts one image.
+func (b bar) around(print func()) {
+	if b.ProgressBar == nil {
+		print()
+		return
+	}
+	_ = b.Clear()
+	print()
+	_ = b.Add(1)
+}
+
+func (b bar) finish() {
+	if b.ProgressBar != nil {
+		_ = b.Finish()
+	}
+}

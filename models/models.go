@@ -1,0 +1,167 @@
+package models
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/mila-go/mila/block"
+	"github.com/mila-go/mila/checkpoint"
+	"github.com/mila-go/mila/kernels"
+	"github.com/mila-go/mila/models/nano"
+	"github.com/mila-go/mila/vision"
+)
+
+// Options changes how a model is opened. The zero value is the default.
+type Options struct {
+	ConfigPath string        // a JSON configuration that replaces the checkpoint's own
+	State      string        // "model" or "ema", for training checkpoints that hold both
+	Level      kernels.Level // instruction-set level; Auto is the best
+	Threads    int           // threads of a forward pass; 0 is GOMAXPROCS
+}
+
+// Shipped returns the names of the models that are part of the module.
+func Shipped() []string { return []string{"nano"} }
+
+// Loaded is a model with what its checkpoint says about its use.
+type Loaded struct {
+	*block.Model
+	Labels     []string          // class names, empty if unknown
+	WordNetIDs []string          // of the classes, empty if unknown
+	Preprocess vision.Preprocess // how images become its input
+	States     []string          // the states that the checkpoint has
+	State      string            // the one that was used
+}
+
+// Open opens a model: the name of a shipped one, or the path of a .safetensors
+// or .pth file. The configuration comes from opt.ConfigPath, else from the file
+// (safetensors metadata, or the object in a training checkpoint), else from the
+// tensors' shapes. The file is unmapped before Open returns: only the packed
+// weights stay in memory.
+func Open(name string, opt Options) (*Loaded, error) {
+	f, err := OpenCheckpoint(name, opt.State)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	cfg, extra, err := Describe(f, opt.ConfigPath)
+	if err != nil {
+		return nil, err
+	}
+	m, err := block.New(cfg, f, block.WithLevel(opt.Level), block.WithThreads(opt.Threads))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &Loaded{Model: m, Labels: extra.Labels, WordNetIDs: extra.WordNetIDs, Preprocess: extra.Preprocess, States: f.States(), State: f.State()}, nil
+}
+
+// OpenCheckpoint opens the checkpoint of a model by its name or path, without
+// building it. The caller closes it.
+func OpenCheckpoint(name, state string) (*checkpoint.File, error) {
+	if slices.Contains(Shipped(), name) {
+		return checkpoint.Parse(nano.Weights, checkpoint.WithState(state))
+	}
+	f, err := checkpoint.Open(name, checkpoint.WithState(state))
+	if errors.Is(err, fs.ErrNotExist) && !strings.ContainsAny(name, "./\\") {
+		return nil, fmt.Errorf("models: there is no model %q; shipped are %s, and a path to a .safetensors or .pth file works too", name, strings.Join(Shipped(), ", "))
+	}
+	return f, err
+}
+
+// Extra is what a configuration may say beside the shape of the model.
+type Extra struct {
+	Labels     []string          `json:"labels"`
+	WordNetIDs []string          `json:"wnids"`
+	Preprocess vision.Preprocess `json:"preprocess"`
+}
+
+// Describe returns the configuration of a checkpoint, and its labels and
+// preprocessing (ImageNet's, at the model's size, where it names none).
+// configPath, if not empty, is a JSON file that takes the place of the
+// checkpoint's own configuration.
+func Describe(f *checkpoint.File, configPath string) (block.Config, Extra, error) {
+	var cfg block.Config
+	var extra Extra
+	m, ok := f.Config()
+	if configPath != "" {
+		data, err := os.ReadFile(configPath)
+		if err != nil {
+			return cfg, extra, fmt.Errorf("models: %w", err)
+		}
+		if err := json.Unmarshal(data, &m); err != nil {
+			return cfg, extra, fmt.Errorf("models: %s is not a JSON object: %w", configPath, err)
+		}
+		ok = true
+	}
+	var err error
+	if ok {
+		cfg, err = block.ConfigFromMap(m)
+		if inner, nested := m["config"].(map[string]any); nested {
+			m = inner
+		}
+		if data, e := json.Marshal(m); e == nil && err == nil {
+			if e := json.Unmarshal(data, &extra); e != nil {
+				err = fmt.Errorf("models: labels or preprocess in the configuration: %w", e)
+			}
+		}
+	} else {
+		cfg, err = block.InferConfig(f)
+	}
+	if err != nil {
+		return cfg, extra, err
+	}
+	if extra.Preprocess.Crop == 0 && cfg.ImgSize > 0 {
+		extra.Preprocess = vision.ImageNet(cfg.ImgSize)
+	}
+	return cfg, extra, nil
+}
+
+// Classifier turns images into class probabilities.
+type Classifier struct {
+	*Loaded
+	plan   *block.Plan
+	input  []float32
+	logits []float32
+}
+
+// NewClassifier prepares the classification of single images. One Classifier
+// serves one goroutine; several of one model can run at the same time.
+func (l *Loaded) NewClassifier() (*Classifier, error) {
+	if !l.HasHead() {
+		return nil, errors.New("models: this checkpoint has no classification head; use it for features (mila run --features)")
+	}
+	p := l.Preprocess
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	cfg := l.Config()
+	if p.Channels() != cfg.InChans {
+		return nil, fmt.Errorf("models: the preprocessing makes %d channels and the model takes %d", p.Channels(), cfg.InChans)
+	}
+	plan, err := l.Plan(1, p.Crop, p.Crop)
+	if err != nil {
+		return nil, err
+	}
+	return &Classifier{Loaded: l, plan: plan, input: make([]float32, cfg.InChans*p.Crop*p.Crop), logits: make([]float32, cfg.NumClasses)}, nil
+}
+
+// Classify returns the probabilities of img's classes, or an error if a result
+// is not finite. The slice is valid until the next call.
+func (c *Classifier) Classify(ctx context.Context, img *vision.RGB) ([]float32, error) {
+	if err := c.Preprocess.Tensor(c.input, img); err != nil {
+		return nil, err
+	}
+	if err := c.plan.Forward(ctx, &block.Output{Logits: c.logits}, c.input); err != nil {
+		return nil, err
+	}
+	kernels.Softmax(c.Level(), c.logits, c.logits, 1, len(c.logits))
+	if p := c.logits[0]; p != p {
+		return nil, errors.New("models: the result is not a number; the weights are damaged or do not fit the configuration")
+	}
+	return c.logits, nil
+}
