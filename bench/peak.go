@@ -15,13 +15,13 @@ import (
 // At level generic an operation is one scalar float32 multiplication and one
 // addition, as Go compiles them.
 func PeakGFLOPS(l kernels.Level, threads int) float64 {
-	const rounds, ops = 7, 1 << 21
+	const rounds, ops = 7, 12 << 18
 	best := 0.0
 	for range rounds {
 		var wg sync.WaitGroup
 		start := time.Now()
 		for range threads {
-			wg.Go(func() { scalarFMA(ops / 8) })
+			wg.Go(func() { scalarFMA(ops / 12) })
 		}
 		wg.Wait()
 		best = max(best, 2*ops*float64(threads)/time.Since(start).Seconds()/1e9)
@@ -32,12 +32,14 @@ func PeakGFLOPS(l kernels.Level, threads int) float64 {
 // sink keeps the compiler from dropping the loop.
 var sink [64]float32
 
-// scalarFMA does 8 n independent multiply-adds.
+// scalarFMA does 12 n independent multiply-adds: as many chains as hide the
+// latency of a multiplication and an addition and still fit amd64's registers.
 //
 //go:noinline
 func scalarFMA(n int) {
-	a, b, c, d, e, f, g, h := float32(1), float32(2), float32(3), float32(4), float32(5), float32(6), float32(7), float32(8)
 	x, y := sink[0]*0+0.5, sink[1]*0+0.25
+	a, b, c, d, e, f := x, x, x, x, x, x
+	g, h, i, j, k, l := y, y, y, y, y, y
 	for range n {
 		a = a*x + y
 		b = b*x + y
@@ -47,8 +49,12 @@ func scalarFMA(n int) {
 		f = f*x + y
 		g = g*x + y
 		h = h*x + y
+		i = i*x + y
+		j = j*x + y
+		k = k*x + y
+		l = l*x + y
 	}
-	if a+b+c+d+e+f+g+h == -1 {
+	if a+b+c+d+e+f+g+h+i+j+k+l == -1 {
 		sink[2] = a
 	}
 }

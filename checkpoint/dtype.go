@@ -10,17 +10,19 @@ import (
 // DType is the type that a tensor's elements are stored as.
 type DType uint8
 
+// The types that can be read. F32 is the zero value, so that a [Tensor] to be
+// written is float32 unless it says otherwise.
 const (
-	F32 DType = iota
-	F16
-	BF16
-	F64
+	F32  DType = iota // IEEE single
+	F16               // IEEE half
+	BF16              // the upper half of an IEEE single
+	F64               // IEEE double
 	I64
 	I32
 	I16
 	I8
 	U8
-	BOOL
+	BOOL // one byte, 0 or 1
 )
 
 var dtypes = [...]struct {
@@ -36,8 +38,13 @@ func (d DType) String() string {
 	return fmt.Sprintf("DType(%d)", uint8(d))
 }
 
-// Size returns the bytes of one element.
-func (d DType) Size() int { return dtypes[d].size }
+// Size returns the bytes of one element, 0 for a value that is no type.
+func (d DType) Size() int {
+	if int(d) < len(dtypes) {
+		return dtypes[d].size
+	}
+	return 0
+}
 
 func (d DType) integer() bool { return d >= I64 }
 
@@ -144,13 +151,27 @@ func toF16(f float32) uint16 {
 	return sign | uint16((abs-112<<23)>>13)
 }
 
+// maxElements bounds a tensor; nothing larger can be indexed on every platform.
+const maxElements = 1<<31 - 1
+
+// shapeLen returns the number of elements. Dimensions beside a zero count too
+// against the limit, so that nobody's product of the others overflows.
 func shapeLen(shape []int) (int, error) {
-	n := 1
+	n, zero := 1, false
 	for _, d := range shape {
-		if d < 0 || d > 0 && n > maxElements/d {
-			return 0, fmt.Errorf("impossible shape %v", slices.Clone(shape))
+		switch {
+		case d < 0:
+			return 0, fmt.Errorf("negative dimension in shape %v", slices.Clone(shape))
+		case d == 0:
+			zero = true
+		case n > maxElements/d:
+			return 0, fmt.Errorf("shape %v has more than %d elements, the most that is supported", slices.Clone(shape), maxElements)
+		default:
+			n *= d
 		}
-		n *= d
+	}
+	if zero {
+		return 0, nil
 	}
 	return n, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -39,18 +40,15 @@ type view struct {
 // Option changes how a checkpoint is opened.
 type Option func(*options)
 
-type options struct {
-	state     string
-	maxHeader int64
-}
+type options struct{ state string }
+
+// maxHeader is the largest safetensors header or pickle in bytes. The header's
+// is that of the reference implementation.
+const maxHeader = 100_000_000
 
 // WithState chooses between the weights that a training checkpoint holds:
 // "model", the default, or "ema", the exponential moving average.
 func WithState(name string) Option { return func(o *options) { o.state = name } }
-
-// WithMaxHeader sets the largest safetensors header or pickle that is accepted,
-// in bytes; the default is 100 MB.
-func WithMaxHeader(n int64) Option { return func(o *options) { o.maxHeader = n } }
 
 // Open opens the checkpoint at path, whose format follows from its content. The
 // file is memory-mapped where the system can, and must not be changed until
@@ -62,6 +60,9 @@ func Open(path string, opts ...Option) (*File, error) {
 	}
 	if info.IsDir() {
 		return nil, fmt.Errorf("checkpoint: %s is a directory, not a .safetensors or .pth file", path)
+	}
+	if !info.Mode().IsRegular() { // opening a named pipe would wait for a writer
+		return nil, fmt.Errorf("checkpoint: %s is not a regular file", path)
 	}
 	data, unmap, err := mapFile(path)
 	if err != nil {
@@ -81,29 +82,31 @@ func Open(path string, opts ...Option) (*File, error) {
 func Parse(data []byte, opts ...Option) (*File, error) { return parse("(memory)", data, opts) }
 
 func parse(name string, data []byte, opts []Option) (*File, error) {
-	o := options{maxHeader: 100_000_000}
+	o := options{state: "model"}
 	for _, set := range opts {
 		set(&o)
+	}
+	if o.state == "" {
+		o.state = "model"
 	}
 	f := &File{name: name, data: data, tensors: map[string]*view{}, meta: map[string]string{}}
 	var err error
 	switch {
 	case len(data) == 0:
 		err = errors.New("the file is empty")
-	case bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("PK\x05\x06")):
-		f.format = "pth (zip)"
-		err = f.parseZip(&o)
-	case len(data) > 2 && data[0] == 0x80 && data[1] <= 5 && data[2] == 0x8a:
-		f.format = "pth (legacy)"
-		err = f.parseLegacy(&o)
+	// A header's length could look like the start of a pickle or an archive; the
+	// brace behind it cannot.
 	case len(data) > 8 && data[8] == '{':
 		f.format = "safetensors"
-		f.states = []string{"model"}
-		if f.state = "model"; o.state != "" && o.state != "model" {
-			err = f.noState(o.state)
-			break
-		}
-		err = f.parseSafetensors(&o)
+		err = f.parseSafetensors(o.state)
+	case bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("PK\x05\x06")):
+		f.format = "pth (zip)"
+		err = f.parseZip(o.state)
+	case bytes.HasPrefix(data, []byte("\x80")) && len(data) > 2 && data[1] <= 5 && data[2] == opLong1:
+		f.format = "pth (legacy)"
+		err = f.parseLegacy(o.state)
+	case len(data) >= 8 && le.Uint64(data) <= uint64(len(data)-8):
+		err = errors.New("its safetensors header is not a JSON object; the file is damaged or of another format")
 	default:
 		err = errors.New("this is neither a safetensors file nor a PyTorch checkpoint (zip or legacy format); was the download complete?")
 	}
@@ -114,10 +117,11 @@ func parse(name string, data []byte, opts []Option) (*File, error) {
 }
 
 func (f *File) noState(want string) error {
-	return fmt.Errorf("there is no state %q in this file; it has %s", want, strings.Join(f.states, ", "))
+	return fmt.Errorf("there is no state %q in this file; it has %s, choose that instead", want, strings.Join(f.states, ", "))
 }
 
-// Close unmaps the file. The File must not be used afterwards.
+// Close unmaps the file. Afterwards there are no tensors to read; what was read
+// before stays valid. It must not run while another method does.
 func (f *File) Close() error {
 	f.tensors, f.data = nil, nil
 	if f.unmap == nil {
@@ -128,7 +132,8 @@ func (f *File) Close() error {
 	return unmap()
 }
 
-// Names returns the tensors' names in file order.
+// Names returns the tensors' names in file order: that of their data in a
+// safetensors file, that of the state dict in a .pth file.
 func (f *File) Names() []string { return slices.Clone(f.names) }
 
 // Has reports whether there is a tensor of that name.
@@ -153,7 +158,7 @@ func (f *File) DType(name string) (DType, bool) {
 }
 
 // Metadata returns the strings in a safetensors header; it is empty for .pth.
-func (f *File) Metadata() map[string]string { return f.meta }
+func (f *File) Metadata() map[string]string { return maps.Clone(f.meta) }
 
 // Format returns "safetensors", "pth (zip)" or "pth (legacy)".
 func (f *File) Format() string { return f.format }
@@ -228,7 +233,7 @@ func (f *File) ReadBytes(name string, dst []byte) error {
 }
 
 // each calls visit for every element in row-major order with its index in that
-// order and its index in the storage.
+// order and its index in the storage. newView has checked the extent.
 func (v *view) each(visit func(i, at int)) {
 	if v.n == 0 {
 		return
@@ -251,66 +256,62 @@ func (v *view) each(visit func(i, at int)) {
 	}
 }
 
-// maxElements bounds a tensor; nothing larger can be indexed on every platform.
-const maxElements = 1<<31 - 1
+// Limits of a tensor; doc.go gives them to the reader.
+const (
+	maxDims   = 16
+	maxRepeat = 1 << 22 // elements of a tensor with more elements than storage
+)
 
 // newView checks that a tensor lies inside its storage and describes it.
 // strides nil means C order.
 func newView(dt DType, shape []int, offset int, strides []int, storage []byte) (*view, error) {
-	if len(shape) > 32 {
-		return nil, fmt.Errorf("%d dimensions; the limit is 32", len(shape))
+	if len(shape) > maxDims {
+		return nil, fmt.Errorf("%d dimensions; the limit is %d", len(shape), maxDims)
 	}
-	n := 1
-	for _, d := range shape {
-		if d < 0 {
-			return nil, fmt.Errorf("negative dimension in shape %v", shape)
+	n, err := shapeLen(shape)
+	if err != nil {
+		return nil, err
+	}
+	if strides != nil && len(strides) != len(shape) {
+		return nil, fmt.Errorf("%d strides for %d dimensions", len(strides), len(shape))
+	}
+	for _, s := range strides {
+		if s < 0 {
+			return nil, fmt.Errorf("negative stride in %v", strides)
 		}
-		if d > 0 && n > maxElements/d {
-			return nil, fmt.Errorf("shape %v has more than %d elements", shape, maxElements)
-		}
-		n *= d
 	}
 	v := &view{dtype: dt, shape: shape, n: n, offset: offset, strides: make([]int, len(shape)), dense: true, data: storage}
-	if n == 0 {
+	if n == 0 { // its offset and strides never matter, and torch leaves odd ones
 		v.offset = 0
 		return v, nil
 	}
-	have := len(storage) / dt.Size()
-	dense := v.strides
 	step := 1
 	for i := len(shape) - 1; i >= 0; i-- {
-		dense[i] = step
+		v.strides[i] = step
 		step *= shape[i]
 	}
 	if strides != nil {
-		if len(strides) != len(shape) {
-			return nil, fmt.Errorf("%d strides for %d dimensions", len(strides), len(shape))
-		}
-		v.strides = strides
 		for i, s := range strides {
-			if s < 0 {
-				return nil, fmt.Errorf("negative stride in %v", strides)
-			}
-			if shape[i] > 1 && s != dense[i] {
+			if shape[i] > 1 && s != v.strides[i] {
 				v.dense = false
 			}
 		}
+		v.strides = strides
 	}
-	last := offset
-	if offset < 0 || offset >= have {
-		last = -1
-	}
-	for i, d := range shape {
-		if s := v.strides[i]; d > 1 && last >= 0 {
-			if s > 0 && (d-1) > (have-1)/s {
-				last = -1
-			} else if last += (d - 1) * s; last >= have {
-				last = -1
+	have := len(storage) / dt.Size()
+	outside := offset < 0 || offset >= have
+	for last, i := offset, 0; i < len(shape) && !outside; i++ {
+		if d, s := shape[i]-1, v.strides[i]; d > 0 && s > 0 {
+			if outside = d > (have-1-last)/s; !outside {
+				last += d * s
 			}
 		}
 	}
-	if last < 0 {
+	if outside {
 		return nil, fmt.Errorf("shape %v with strides %v from element %d on does not lie within its storage of %d elements; the file is damaged or truncated", shape, v.strides, offset, have)
+	}
+	if n > have && n > maxRepeat {
+		return nil, fmt.Errorf("shape %v with strides %v repeats a storage of %d elements more than is supported; save a contiguous copy", shape, v.strides, have)
 	}
 	return v, nil
 }

@@ -1,10 +1,10 @@
-//go:build !unix
+//go:build !(darwin || dragonfly || freebsd || linux || netbsd || openbsd)
 
 package checkpoint
 
 import "os"
 
-// Maps says whether Open maps files instead of reading them.
+// Maps says whether [Open] maps files instead of reading them.
 const Maps = false
 
 // mapFile reads the file, where there is no portable way to map it.

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
 package checkpoint
 
@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// Maps says whether Open maps files instead of reading them.
+// Maps says whether [Open] maps files instead of reading them.
 const Maps = true
 
 // mapFile maps a file into memory for reading. Pages are read when they are

@@ -6,22 +6,13 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// Object stands for an instance of a Python class that this package does not
-// know: its class, what it was built from and its state, none of it executed.
-type Object struct {
-	Class string // module and name, as "yacs.config.CfgNode"
-	Args  []any
-	State any   // of __setstate__
-	Items *dict // of a dict subclass
-	List  []any // of a list subclass
-}
-
 // Values on the machine's stack, beside nil, bool, int64, float64, string,
-// []byte, *big.Int and *Object.
+// []byte (which points into the file) and *big.Int.
 type (
 	dict struct {
 		keys, values []any
@@ -37,7 +28,16 @@ type (
 	}
 	tensorValue struct {
 		v   *view
-		err error
+		err error // why it cannot be used
+	}
+	// object stands for an instance of a Python class that this package does not
+	// know: its class, what it was built from and its state, none of it executed.
+	object struct {
+		class string
+		args  tuple
+		state any   // of __setstate__
+		items *dict // of a dict subclass
+		list  []any // of a list subclass
 	}
 )
 
@@ -67,41 +67,67 @@ func (d *dict) get(k string) (any, bool) {
 
 var errPickle = errors.New("the pickle is damaged")
 
-// machine interprets a pickle of protocols 0 to 5. Every value that it makes
-// costs bytes of input, so memory stays within a small multiple of the file.
+const opLong1 = 0x8a
+
+// Limits of a pickle; doc.go gives the first to the reader.
+const (
+	maxOps    = 1 << 22
+	maxLong   = 1024 // bytes of an integer
+	maxDigits = 2048 // of an integer in text
+)
+
+// machine interprets a pickle of protocols 0 to 5. Memory stays proportional to
+// the input: an opcode makes a value of bounded size or one of input bytes, and
+// the few that copy what the memo may name many times draw on credit.
 type machine struct {
 	in      []byte
 	at      int
+	ops     int
+	credit  int // bytes that copies may still take
 	stack   []any
 	marks   []int
-	memo    map[uint32]any
+	memo    []any // absent entries are notStored
 	persist func(id any) (any, error)
+}
+
+type notStored struct{}
+
+func newMachine(in []byte, persist func(id any) (any, error)) *machine {
+	return &machine{in: in, persist: persist, credit: 1<<16 + 8*len(in)}
 }
 
 // run interprets one pickle from m.in[m.at:] and leaves m.at behind it.
 func (m *machine) run() (value any, err error) {
 	defer func() {
-		// Stack underflows and the like end here, as one error.
 		if r := recover(); r != nil {
-			if e, ok := r.(pickleError); ok {
-				err = e.error
-			} else if _, ok := r.(error); ok {
-				err = errPickle
-			} else {
+			e, ok := r.(pickleError)
+			if !ok {
 				panic(r)
 			}
+			err = e.error
 		}
 	}()
-	m.stack, m.marks, m.memo = nil, nil, map[uint32]any{}
+	m.stack, m.marks, m.memo, m.ops = nil, nil, nil, 0
 	for {
-		if op := m.take(1)[0]; op == '.' {
-			return m.pop(), nil
-		} else {
-			m.step(op)
+		if m.ops++; m.ops > maxOps {
+			m.fail("more than %d opcodes", maxOps)
 		}
+		op := m.take(1)[0]
+		if op == '.' {
+			return m.pop(), nil
+		}
+		m.step(op)
 	}
 }
 
+// pay charges a copy whose size the input does not bound.
+func (m *machine) pay(bytes int) {
+	if m.credit -= bytes; m.credit < 0 {
+		m.fail("it repeats its parts too often")
+	}
+}
+
+// pickleError is what fail panics with, for run to return.
 type pickleError struct{ error }
 
 func (m *machine) fail(format string, args ...any) {
@@ -178,14 +204,26 @@ func (m *machine) popMark() []any {
 	return items
 }
 
-func (m *machine) remember(i uint32) { m.memo[i] = m.top() }
+// remember stores the top of the stack. Picklers number entries in sequence; an
+// index beyond the bytes that were read has no honest use.
+func (m *machine) remember(i uint32) {
+	if uint64(i) > uint64(min(m.at, maxOps)) {
+		m.fail("the memo index %d is out of sequence", i)
+	}
+	for int(i) >= len(m.memo) {
+		m.memo = append(m.memo, notStored{})
+	}
+	m.memo[i] = m.top()
+}
 
 func (m *machine) recall(i uint32) {
-	v, ok := m.memo[i]
-	if !ok {
-		m.fail("nothing was stored under %d", i)
+	if uint64(i) < uint64(len(m.memo)) {
+		if v := m.memo[i]; v != (notStored{}) {
+			m.push(v)
+			return
+		}
 	}
-	m.push(v)
+	m.fail("nothing was stored under %d", i)
 }
 
 func (m *machine) number(s string) uint32 {
@@ -197,7 +235,7 @@ func (m *machine) number(s string) uint32 {
 }
 
 func (m *machine) long(b []byte) any {
-	if len(b) > 1024 {
+	if len(b) > maxLong {
 		m.fail("an integer of %d bytes", len(b))
 	}
 	be := make([]byte, len(b))
@@ -219,8 +257,11 @@ func narrow(n *big.Int) any {
 }
 
 func (m *machine) decimal(s string) any {
+	if len(s) > maxDigits { // parsing takes more than linear time
+		m.fail("an integer of %d digits", len(s))
+	}
 	n, ok := new(big.Int).SetString(strings.TrimSuffix(s, "L"), 10)
-	if !ok || len(s) > 4096 {
+	if !ok {
 		m.fail("%.20q is no integer", s)
 	}
 	return narrow(n)
@@ -232,7 +273,7 @@ func (m *machine) step(op byte) {
 		m.take(1)
 	case 0x95: // FRAME: only groups what follows
 		m.take(8)
-	case '(':
+	case '(': // MARK
 		m.marks = append(m.marks, len(m.stack))
 	case '0': // POP
 		if len(m.stack) > 0 && len(m.stack) == m.floor() {
@@ -240,17 +281,17 @@ func (m *machine) step(op byte) {
 		} else {
 			m.pop()
 		}
-	case '1':
+	case '1': // POP_MARK
 		m.popMark()
-	case '2':
+	case '2': // DUP
 		m.push(m.top())
-	case 'N':
+	case 'N': // NONE
 		m.push(nil)
-	case 0x88:
+	case 0x88: // NEWTRUE
 		m.push(true)
-	case 0x89:
+	case 0x89: // NEWFALSE
 		m.push(false)
-	case 'I':
+	case 'I': // INT
 		switch s := m.line(); s {
 		case "00":
 			m.push(false)
@@ -259,37 +300,37 @@ func (m *machine) step(op byte) {
 		default:
 			m.push(m.decimal(s))
 		}
-	case 'J':
+	case 'J': // BININT
 		m.push(int64(int32(le.Uint32(m.take(4)))))
-	case 'K':
+	case 'K': // BININT1
 		m.push(int64(m.take(1)[0]))
-	case 'M':
+	case 'M': // BININT2
 		m.push(int64(le.Uint16(m.take(2))))
-	case 'L':
+	case 'L': // LONG
 		m.push(m.decimal(m.line()))
-	case 0x8a: // LONG1
+	case opLong1:
 		m.push(m.long(m.take(int(m.take(1)[0]))))
 	case 0x8b: // LONG4
 		m.push(m.long(m.take4()))
-	case 'F':
+	case 'F': // FLOAT
 		f, err := strconv.ParseFloat(m.line(), 64)
 		if err != nil {
 			m.fail("%v", err)
 		}
 		m.push(f)
-	case 'G': // big-endian
+	case 'G': // BINFLOAT, big-endian
 		var bits uint64
 		for _, b := range m.take(8) {
 			bits = bits<<8 | uint64(b)
 		}
 		m.push(math.Float64frombits(bits))
-	case 'S':
+	case 'S': // STRING
 		s := m.line()
 		if len(s) < 2 || s[0] != s[len(s)-1] {
 			m.fail("a string without quotes")
 		}
 		m.push(s[1 : len(s)-1])
-	case 'V':
+	case 'V': // UNICODE
 		m.push(m.line())
 	case 'T', 'X': // BINSTRING, BINUNICODE
 		m.push(string(m.take4()))
@@ -297,25 +338,25 @@ func (m *machine) step(op byte) {
 		m.push(string(m.take(int(m.take(1)[0]))))
 	case 0x8d: // BINUNICODE8
 		m.push(string(m.take8()))
-	case 'B':
+	case 'B': // BINBYTES
 		m.push(m.take4())
-	case 'C':
+	case 'C': // SHORT_BINBYTES
 		m.push(m.take(int(m.take(1)[0])))
 	case 0x8e, 0x96: // BINBYTES8, BYTEARRAY8
 		m.push(m.take8())
-	case ']':
+	case ']': // EMPTY_LIST
 		m.push(&list{})
-	case 'l':
+	case 'l': // LIST
 		m.push(&list{m.popMark()})
-	case 'a':
+	case 'a': // APPEND
 		v := m.pop()
 		m.extend(m.top(), []any{v})
-	case 'e':
+	case 'e': // APPENDS
 		items := m.popMark()
 		m.extend(m.top(), items)
-	case ')':
+	case ')': // EMPTY_TUPLE
 		m.push(tuple(nil))
-	case 't':
+	case 't': // TUPLE
 		m.push(tuple(m.popMark()))
 	case 0x85, 0x86, 0x87: // TUPLE1, 2, 3
 		t := make(tuple, op-0x84)
@@ -323,17 +364,17 @@ func (m *machine) step(op byte) {
 			t[i] = m.pop()
 		}
 		m.push(t)
-	case '}':
+	case '}': // EMPTY_DICT
 		m.push(&dict{})
-	case 'd':
+	case 'd': // DICT
 		items := m.popMark()
 		d := &dict{}
 		m.setItems(d, items)
 		m.push(d)
-	case 's':
+	case 's': // SETITEM
 		v, k := m.pop(), m.pop()
 		m.setItems(m.top(), []any{k, v})
-	case 'u':
+	case 'u': // SETITEMS
 		items := m.popMark()
 		m.setItems(m.top(), items)
 	case 0x8f: // EMPTY_SET
@@ -343,7 +384,7 @@ func (m *machine) step(op byte) {
 		m.extend(m.top(), items)
 	case 0x91: // FROZENSET
 		m.push(&list{m.popMark()})
-	case 'c':
+	case 'c': // GLOBAL
 		module := m.line()
 		m.push(class(module + "." + m.line()))
 	case 0x93: // STACK_GLOBAL
@@ -354,54 +395,42 @@ func (m *machine) step(op byte) {
 		}
 		m.push(class(module + "." + name))
 	case 'R', 0x81: // REDUCE, NEWOBJ
-		args, ok := m.pop().(tuple)
-		c, ok2 := m.pop().(class)
-		if !ok || !ok2 {
-			m.fail("a call of what is no class")
-		}
-		m.push(m.build(c, args))
+		args, callee := m.popTuple(), m.pop()
+		m.push(m.call(callee, args))
 	case 0x92: // NEWOBJ_EX
-		kw := m.pop()
-		args, ok := m.pop().(tuple)
-		c, ok2 := m.pop().(class)
-		if !ok || !ok2 {
-			m.fail("a call of what is no class")
-		}
-		m.push(&Object{Class: string(c), Args: append(append([]any(nil), args...), kw)})
-	case 'i':
+		kw, args, callee := m.pop(), m.popTuple(), m.pop()
+		m.push(&object{class: className(callee), args: tuple{args, kw}})
+	case 'i': // INST
 		module := m.line()
 		c := class(module + "." + m.line())
-		m.push(m.build(c, m.popMark()))
-	case 'o':
+		m.push(m.call(c, m.popMark()))
+	case 'o': // OBJ
 		items := m.popMark()
 		if len(items) == 0 {
 			m.fail("an object without a class")
 		}
-		c, ok := items[0].(class)
-		if !ok {
-			m.fail("a call of what is no class")
-		}
-		m.push(m.build(c, items[1:]))
+		m.push(m.call(items[0], items[1:]))
 	case 'b': // BUILD
 		state := m.pop()
-		if o, ok := m.top().(*Object); ok {
-			o.State = state
+		// The state of an OrderedDict or tensor holds nothing that is read here.
+		if o, ok := m.top().(*object); ok {
+			o.state = state
 		}
-	case 'P':
+	case 'P': // PERSID
 		m.pushPersistent(m.line())
-	case 'Q':
+	case 'Q': // BINPERSID
 		m.pushPersistent(m.pop())
-	case 'g':
+	case 'g': // GET
 		m.recall(m.number(m.line()))
-	case 'h':
+	case 'h': // BINGET
 		m.recall(uint32(m.take(1)[0]))
-	case 'j':
+	case 'j': // LONG_BINGET
 		m.recall(le.Uint32(m.take(4)))
-	case 'p':
+	case 'p': // PUT
 		m.remember(m.number(m.line()))
-	case 'q':
+	case 'q': // BINPUT
 		m.remember(uint32(m.take(1)[0]))
-	case 'r':
+	case 'r': // LONG_BINPUT
 		m.remember(le.Uint32(m.take(4)))
 	case 0x94: // MEMOIZE
 		m.remember(uint32(len(m.memo)))
@@ -414,19 +443,19 @@ func (m *machine) extend(to any, items []any) {
 	switch t := to.(type) {
 	case *list:
 		t.items = append(t.items, items...)
-	case *Object:
-		t.List = append(t.List, items...)
+	case *object:
+		t.list = append(t.list, items...)
 	default:
 		m.fail("an append to what is no list")
 	}
 }
 
 func (m *machine) setItems(to any, items []any) {
-	if o, ok := to.(*Object); ok {
-		if o.Items == nil {
-			o.Items = &dict{}
+	if o, ok := to.(*object); ok {
+		if o.items == nil {
+			o.items = &dict{}
 		}
-		to = o.Items
+		to = o.items
 	}
 	d, ok := to.(*dict)
 	if !ok || len(items)%2 != 0 {
@@ -445,26 +474,49 @@ func (m *machine) pushPersistent(id any) {
 	m.push(v)
 }
 
-// build makes the result of calling a class: the few that tensors and
-// containers consist of, and an inert Object for every other.
-func (m *machine) build(c class, args tuple) any {
+func (m *machine) popTuple() tuple {
+	t, ok := m.pop().(tuple)
+	if !ok {
+		m.fail("a call without arguments")
+	}
+	return t
+}
+
+func className(callee any) string {
+	switch c := callee.(type) {
+	case class:
+		return string(c)
+	case *object: // the result of a call that was not made
+		return "call of " + c.class[:min(len(c.class), 64)]
+	}
+	return "unknown"
+}
+
+// call makes the result of calling a class or function: the few that tensors and
+// containers consist of, and an inert object for every other.
+func (m *machine) call(callee any, args tuple) any {
+	c, _ := callee.(class)
 	switch c {
 	case "collections.OrderedDict", "builtins.dict", "__builtin__.dict":
 		d := &dict{}
 		if len(args) == 1 { // a list of pairs, as Python 2 wrote it
-			if l, ok := args[0].(*list); ok {
-				for _, item := range l.items {
-					switch pair := item.(type) {
-					case tuple:
-						m.setItems(d, pair)
-					case *list:
-						m.setItems(d, pair.items)
-					}
+			pairs := elements(args[0])
+			m.pay(64 * len(pairs))
+			for _, p := range pairs {
+				pair := elements(p)
+				if len(pair) != 2 {
+					m.fail("a dictionary of what are no pairs")
 				}
+				d.set(pair[0], pair[1])
 			}
 		}
 		return d
-	case "builtins.set", "__builtin__.set":
+	case "builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset":
+		if len(args) == 1 {
+			src := elements(args[0])
+			m.pay(16 * len(src))
+			return &list{slices.Clone(src)}
+		}
 		return &list{}
 	case "torch.Size":
 		if len(args) == 1 {
@@ -475,69 +527,90 @@ func (m *machine) build(c class, args tuple) any {
 	case "_codecs.encode": // how protocol 2 writes bytes
 		if len(args) == 2 && args[1] == "latin1" {
 			if s, ok := args[0].(string); ok {
-				var b []byte
+				m.pay(len(s))
+				b := make([]byte, 0, len(s))
 				for _, r := range s {
+					if r > 255 {
+						m.fail("bytes with the character %q", r)
+					}
 					b = append(b, byte(r))
 				}
 				return b
 			}
 		}
 	case "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3":
-		return rebuildTensor(c, args)
+		return m.rebuildTensor(c, args)
 	case "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state":
 		if len(args) > 0 {
 			return args[0]
 		}
-	case "copyreg._reconstructor", "copy_reg._reconstructor":
-		if len(args) == 3 {
-			if inner, ok := args[0].(class); ok {
-				o := &Object{Class: string(inner)}
-				if d, ok := args[2].(*dict); ok {
-					o.Items = d
-				}
-				return o
+	case "torch._tensor._rebuild_from_type_v2": // (function, type, arguments, state)
+		if len(args) == 4 {
+			inner, ok1 := args[0].(class)
+			innerArgs, ok2 := args[2].(tuple)
+			// Only this one, so that calls cannot nest.
+			if ok1 && ok2 && inner == "torch._utils._rebuild_tensor_v2" {
+				return m.rebuildTensor(inner, innerArgs)
 			}
 		}
+	case "copyreg._reconstructor", "copy_reg._reconstructor": // (class, base, value of base)
+		if len(args) == 3 {
+			o := &object{class: className(args[0])}
+			o.items, _ = args[2].(*dict)
+			return o
+		}
 	}
-	return &Object{Class: string(c), Args: args}
+	return &object{class: className(callee), args: args}
 }
 
-// rebuildTensor makes the view (storage, offset, shape, strides, ...).
-func rebuildTensor(c class, args tuple) any {
+// rebuildTensor makes the view (storage, offset, shape, strides, requires_grad,
+// hooks, [dtype,] metadata). Whatever is wrong with it matters only if somebody
+// asks for the tensor, so that it is kept in the value.
+func (m *machine) rebuildTensor(c class, args tuple) any {
 	bad := func(format string, a ...any) any { return &tensorValue{err: fmt.Errorf(format, a...)} }
 	if len(args) < 4 {
-		return bad("%s has %d arguments", c, len(args))
+		return bad("%s has %d arguments; the file is damaged", c, len(args))
 	}
 	s, ok := args[0].(*storage)
 	if !ok {
-		return bad("its storage is missing")
-	}
-	offset, ok1 := args[1].(int64)
-	shape, ok2 := ints(args[2])
-	strides, ok3 := ints(args[3])
-	if !ok1 || !ok2 || !ok3 || offset < 0 || offset > maxElements {
-		return bad("offset, shape or strides are no usable integers")
+		return bad("its storage is missing; the file is damaged")
 	}
 	if s.err != nil {
 		return &tensorValue{err: s.err}
 	}
-	dt := s.dtype
-	if strings.HasSuffix(string(c), "_v3") { // an untyped storage with the type as an argument
+	m.pay(256)
+	offset, ok1 := args[1].(int64)
+	shape, ok2 := ints(args[2])
+	strides, ok3 := ints(args[3])
+	if !ok1 || !ok2 || !ok3 || offset < 0 || offset > maxElements {
+		return bad("offset, shape or strides are no usable integers; the file is damaged")
+	}
+	dt, more := s.dtype, args[4:]
+	if c == "torch._utils._rebuild_tensor_v3" { // an untyped storage
 		if len(args) < 7 {
-			return bad("%s has %d arguments", c, len(args))
+			return bad("%s has %d arguments; the file is damaged", c, len(args))
 		}
 		name, _ := args[6].(class)
 		if dt, ok = torchDTypes[string(name)]; !ok {
-			return bad("its type %s is not supported", name)
+			return bad("its type %.50q is not supported; convert it", string(name))
+		}
+		more = append(slices.Clone(args[4:6]), args[7:]...)
+	}
+	if len(more) > 2 { // marks a tensor whose values are to be negated or conjugated
+		if d, ok := more[2].(*dict); !ok || len(d.keys) > 0 {
+			if more[2] != nil {
+				return bad("its extra metadata is not supported; save a plain copy")
+			}
 		}
 	}
 	v, err := newView(dt, shape, int(offset), strides, s.data)
 	return &tensorValue{v, err}
 }
 
+// ints returns x if it is a tuple of integers that can be dimensions.
 func ints(x any) ([]int, bool) {
 	t, ok := x.(tuple)
-	if !ok || len(t) > 64 {
+	if !ok || len(t) > maxDims {
 		return nil, false
 	}
 	out := make([]int, len(t))
@@ -551,6 +624,7 @@ func ints(x any) ([]int, bool) {
 	return out, true
 }
 
+// torchDTypes is every storage class and type that is known.
 var torchDTypes = map[string]DType{
 	"torch.FloatStorage": F32, "torch.float32": F32, "torch.HalfStorage": F16, "torch.float16": F16,
 	"torch.BFloat16Storage": BF16, "torch.bfloat16": BF16, "torch.DoubleStorage": F64, "torch.float64": F64,
