@@ -282,21 +282,26 @@ func (p *Plan) work(worker int) []float32 {
 	return p.scratch[worker*p.perWorker : (worker+1)*p.perWorker]
 }
 
-// bands cuts h rows of w tokens into bands for tasks: enough tokens in each for
-// the packed weights to be worth streaming, few enough that all threads work.
-// Nothing that a band computes depends on where it begins.
-type bands struct{ h, rows, n int }
+// bands cuts h rows of w tokens into n bands of nearly equal height for tasks:
+// small enough for the L2 cache, and as many as balance the threads. Nothing that
+// a band computes depends on where it begins.
+type bands struct{ h, n, rows int } // rows is the height of the highest
 
 func (b *planner) bands(h, w int) bands {
-	target := min(max(b.batch*h*w/(2*b.model.pool.n), 64), 512)
-	rows := min(max(1, target/w), h)
-	return bands{h, rows, ceilDiv(h, rows)}
+	const most = 512 // tokens
+	threads := b.model.pool.n
+	n := ceilDiv(h, max(1, most/w))
+	if tasks := b.batch * n; tasks < 4*threads && tasks%threads != 0 {
+		n = ceilDiv(ceilDiv(tasks, threads)*threads, b.batch)
+	}
+	n = min(n, h)
+	return bands{h, n, ceilDiv(h, n)}
 }
 
 // of returns the image and the rows of a task.
 func (t bands) of(task int) (image, r0, r1 int) {
 	image, band := task/t.n, task%t.n
-	return image, band * t.rows, min((band+1)*t.rows, t.h)
+	return image, t.h * band / t.n, t.h * (band + 1) / t.n
 }
 
 // stem plans patch_embed: four 3x3 convolutions and a 1x1, with BatchNorm
@@ -385,6 +390,10 @@ func (b *planner) stem() (x buffer, th, tw int) {
 // threads, since it decides the order of summation.
 const kvParts = 16
 
+// pad floats separate the rows of the MLP's hidden matrix: with a power of two
+// between them, the rows of a register tile would share one set of the L1 cache.
+const pad = 16
+
 // block plans one MILA block on the tokens x (batch, h*w, dim), in place:
 //
 //	r = x + cpe1(x);  u = LN1(r);  g = SiLU(act u);  t = in u
@@ -400,7 +409,7 @@ func (b *planner) block(name string, blk *milaBlock, st *stage, x buffer, h, w i
 	image := func(b buffer, i int) []float32 { return p.f(b)[i*l*c : (i+1)*l*c] }
 
 	most := cut.rows * w // tokens in a band
-	b.need(most * (c + st.hidden))
+	b.need(most * (c + st.hidden + pad))
 	b.step(b.batch*cut.n, func(task, worker int) {
 		i, r0, r1 := cut.of(task)
 		t0, n := r0*w*c, (r1-r0)*w
@@ -461,11 +470,11 @@ func (b *planner) block(name string, blk *milaBlock, st *stage, x buffer, h, w i
 		t0, n := r0*w*c, (r1-r0)*w
 		xi := image(x, i)
 		kernels.DWConv3x3Residual(level, xi, image(r, i), blk.cpe2.w9, blk.cpe2.b, h, w, c, r0, r1)
-		u, hid := p.work(worker)[:n*c], p.work(worker)[n*c:]
+		u, hid, ldh := p.work(worker)[:n*c], p.work(worker)[n*c:], st.hidden+pad
 		xb := xi[t0:]
 		kernels.LayerNorm(level, u, c, xb, c, n, c, nil, nil, normEps)
-		kernels.Gemm(level, hid, st.hidden, u, c, blk.fc1.w, n, st.hidden, c, kernels.Epilogue{Bias: blk.fc1.b, Act: kernels.GELU})
-		kernels.Gemm(level, xb, c, hid, st.hidden, blk.fc2.w, n, c, st.hidden, kernels.Epilogue{Bias: blk.fc2.b, Add: xb, LdAdd: c})
+		kernels.Gemm(level, hid, ldh, u, c, blk.fc1.w, n, st.hidden, c, kernels.Epilogue{Bias: blk.fc1.b, Act: kernels.GELU})
+		kernels.Gemm(level, xb, c, hid, ldh, blk.fc2.w, n, c, st.hidden, kernels.Epilogue{Bias: blk.fc2.b, Add: xb, LdAdd: c})
 	})
 	b.release(r)
 	b.tap(name, x, b.batch, l, c)
