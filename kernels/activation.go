@@ -23,36 +23,52 @@ func checkSame(op string, y []float32, xs ...[]float32) {
 
 // Activate computes y[i] = a(x[i]). Slices have the same length; y may be x.
 func Activate(l Level, a Activation, y, x []float32) {
-	l.resolve("Activate")
+	l = l.resolve("Activate")
 	checkSame("Activate", y, x)
 	if a > ELU1 {
 		fail("Activate", "unknown activation %d", a)
 	}
-	ref.Activate(a, y, x)
+	if l == Generic {
+		ref.Activate(a, y, x)
+		return
+	}
+	activateAll(l, a, y, x)
 }
 
 // Exp computes y[i] = exp(x[i]) with at most 2 ulp of error over the whole
 // range. Slices have the same length; y may be x.
 func Exp(l Level, y, x []float32) {
-	l.resolve("Exp")
+	l = l.resolve("Exp")
 	checkSame("Exp", y, x)
-	ref.Exp(y, x)
+	if l == Generic {
+		ref.Exp(y, x)
+		return
+	}
+	activateAll(l, fnExp, y, x)
 }
 
 // Erf computes the error function y[i] = 2/√π ∫₀^x[i] exp(-t²) dt. Slices have
 // the same length; y may be x.
 func Erf(l Level, y, x []float32) {
-	l.resolve("Erf")
+	l = l.resolve("Erf")
 	checkSame("Erf", y, x)
-	ref.Erf(y, x)
+	if l == Generic {
+		ref.Erf(y, x)
+		return
+	}
+	activateAll(l, fnErf, y, x)
 }
 
 // Sigmoid computes y[i] = 1 / (1 + exp(-x[i])). Slices have the same length; y
 // may be x.
 func Sigmoid(l Level, y, x []float32) {
-	l.resolve("Sigmoid")
+	l = l.resolve("Sigmoid")
 	checkSame("Sigmoid", y, x)
-	ref.Sigmoid(y, x)
+	if l == Generic {
+		ref.Sigmoid(y, x)
+		return
+	}
+	activateAll(l, fnSigmoid, y, x)
 }
 
 // Softmax sets each of the dense rows of n elements to
@@ -78,4 +94,14 @@ func Mul(l Level, y, a, b []float32) {
 	l.resolve("Mul")
 	checkSame("Mul", y, a, b)
 	ref.Mul(y, a, b)
+}
+
+// activateAll applies a vector function to a slice in calls of bounded length.
+func activateAll(l Level, a Activation, y, x []float32) {
+	const most = 1 << 15
+	for len(x) > 0 {
+		n := min(most, len(x))
+		activateVector(l, a, y, 0, x, 0, 1, n)
+		y, x = y[n:], x[n:]
+	}
 }

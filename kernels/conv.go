@@ -1,7 +1,9 @@
 package kernels
 
-import "github.com/mila-go/mila/kernels/generic"
-import "github.com/mila-go/mila/kernels/ref"
+import (
+	"github.com/mila-go/mila/kernels/generic"
+	"github.com/mila-go/mila/kernels/ref"
+)
 
 // ConvShape describes a valid (unpadded) convolution of one NHWC image; see the
 // fields. Zero padding is a matter of layout: put the image into a larger
@@ -54,5 +56,16 @@ func Conv2D(l Level, y, x, w []float32, s ConvShape, e Epilogue) {
 	checkMatrix(op, "y", y, s.RowY, s.OutH, s.OutW*s.Cout)
 	checkLen(op, "w (packed)", w, PackedLen(l, s.Cout, s.KH*s.KW*s.Cin))
 	checkEpilogue(op, &e, s.OutH, s.OutW*s.Cout, s.Cout)
-	generic.Conv2D(y, x, w, s, &e)
+	// Each output row is one product whose left operand is read in place.
+	xr := generic.Rows{Ld: s.Stride * s.Cin, Segs: s.KH, SegLen: s.KW * s.Cin, SegStride: s.RowX}
+	for i := range s.OutH {
+		row := e
+		if e.Mul != nil {
+			row.Mul, row.LdMul = e.Mul[i*e.LdMul:], s.Cout
+		}
+		if e.Add != nil {
+			row.Add, row.LdAdd = e.Add[i*e.LdAdd:], s.Cout
+		}
+		gemm(l, y[i*s.RowY:], s.Cout, x[i*s.Stride*s.RowX:], xr, w, s.OutW, s.Cout, &row)
+	}
 }

@@ -45,18 +45,18 @@ func checkDW(op string, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 i
 // ceil(h/stride) x ceil(w/stride) pixels and y is indexed from its start, so
 // bands of rows can be computed independently. y must not overlap x.
 func DWConv3x3(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, act Activation) {
-	l.resolve("DWConv3x3")
+	l = l.resolve("DWConv3x3")
 	checkDW("DWConv3x3", y, x, w9, bias, h, w, ch, stride, row0, row1)
-	generic.DWConv3x3(y, x, w9, bias, h, w, ch, stride, row0, row1, generic.DW{Act: act})
+	dwconv(l, y, x, w9, bias, h, w, ch, stride, row0, row1, generic.DW{Act: act})
 }
 
 // DWConv3x3Residual computes rows [row0, row1) of y = x + conv(x) + bias, the
 // conditional position encoding (CPE) of MILA, with the convolution of
 // [DWConv3x3] at stride 1. y must not overlap x.
 func DWConv3x3Residual(l Level, y, x, w9, bias []float32, h, w, ch, row0, row1 int) {
-	l.resolve("DWConv3x3Residual")
+	l = l.resolve("DWConv3x3Residual")
 	checkDW("DWConv3x3Residual", y, x, w9, bias, h, w, ch, 1, row0, row1)
-	generic.DWConv3x3(y, x, w9, bias, h, w, ch, 1, row0, row1, generic.DW{Residual: true})
+	dwconv(l, y, x, w9, bias, h, w, ch, 1, row0, row1, generic.DW{Residual: true})
 }
 
 // DWConv3x3AddMul computes rows [row0, row1) of
@@ -68,9 +68,19 @@ func DWConv3x3Residual(l Level, y, x, w9, bias []float32, h, w, ch, row0, row1 i
 // add, times the gate mul. add and mul have y's layout; y may be add or mul but
 // must not overlap x.
 func DWConv3x3AddMul(l Level, y, x, w9, bias, add, mul []float32, h, w, ch, row0, row1 int) {
-	l.resolve("DWConv3x3AddMul")
+	l = l.resolve("DWConv3x3AddMul")
 	checkDW("DWConv3x3AddMul", y, x, w9, bias, h, w, ch, 1, row0, row1)
 	checkLen("DWConv3x3AddMul", "add", add, row1*w*ch)
 	checkLen("DWConv3x3AddMul", "mul", mul, row1*w*ch)
-	generic.DWConv3x3(y, x, w9, bias, h, w, ch, 1, row0, row1, generic.DW{Add: add, Mul: mul})
+	dwconv(l, y, x, w9, bias, h, w, ch, 1, row0, row1, generic.DW{Add: add, Mul: mul})
+}
+
+// dwconv dispatches a convolution whose arguments are checked.
+func dwconv(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, d generic.DW) {
+	switch l {
+	case AVX2, AVX512:
+		dwconvVector(l, y, x, w9, bias, h, w, ch, stride, row0, row1, d)
+	default:
+		generic.DWConv3x3(y, x, w9, bias, h, w, ch, stride, row0, row1, d)
+	}
 }

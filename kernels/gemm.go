@@ -12,7 +12,15 @@ import (
 type Epilogue = ref.Epilogue
 
 // panel returns NR, the number of columns in a packed panel at level l.
-func (l Level) panel() int { return generic.NR }
+func (l Level) panel() int {
+	switch l {
+	case AVX512:
+		return 32
+	case AVX2:
+		return 16
+	}
+	return generic.NR
+}
 
 // PanelWidth returns NR, the number of weight rows (output columns) that level
 // l packs together. A packed product can be cut at its multiples: columns
@@ -76,5 +84,15 @@ func Gemm(l Level, y []float32, ldy int, x []float32, ldx int, w []float32, m, n
 	if k == 0 {
 		ldx = 0 // x may be empty: no row of it is indexed
 	}
-	generic.Gemm(y, ldy, x, generic.Rows{Ld: ldx, Segs: 1, SegLen: k}, w, m, n, &e)
+	gemm(l, y, ldy, x, generic.Rows{Ld: ldx, Segs: 1, SegLen: k}, w, m, n, &e)
+}
+
+// gemm dispatches a product whose arguments are checked.
+func gemm(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w []float32, m, n int, e *Epilogue) {
+	switch l {
+	case AVX2, AVX512:
+		gemmVector(l, y, ldy, x, xr, w, m, n, e)
+	default:
+		generic.Gemm(y, ldy, x, xr, w, m, n, e)
+	}
 }

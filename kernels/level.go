@@ -17,9 +17,13 @@ const (
 	Auto Level = iota
 	// Generic is portable Go, on every platform.
 	Generic
+	// AVX2 needs AVX2 and FMA (x86-64 since 2013).
+	AVX2
+	// AVX512 needs AVX-512 F, CD, BW, DQ and VL.
+	AVX512
 )
 
-var levelNames = [...]string{Auto: "auto", Generic: "generic"}
+var levelNames = [...]string{Auto: "auto", Generic: "generic", AVX2: "avx2", AVX512: "avx512"}
 
 // EnvISA is the environment variable that overrides the meaning of [Auto]. It
 // is read once, at first use.
@@ -44,7 +48,16 @@ func ParseLevel(name string) (Level, error) {
 
 // Levels returns the levels that this build can run on this CPU, slowest
 // first. There is always at least Generic.
-func Levels() []Level { return []Level{Generic} }
+func Levels() []Level {
+	levels := []Level{Generic}
+	if hasAVX2 {
+		levels = append(levels, AVX2)
+	}
+	if hasAVX512 {
+		levels = append(levels, AVX512)
+	}
+	return levels
+}
 
 // Err returns nil if the level can run here, and otherwise an error that says
 // what can.
@@ -58,8 +71,17 @@ func (l Level) Err() error {
 
 // supported is Err for a concrete level.
 func (l Level) supported() error {
-	if slices.Contains(Levels(), l) {
+	switch l {
+	case Generic:
 		return nil
+	case AVX2:
+		if hasAVX2 {
+			return nil
+		}
+	case AVX512:
+		if hasAVX512 {
+			return nil
+		}
 	}
 	return fmt.Errorf("kernels: level %v cannot run on this CPU with this build; %s", l, available())
 }
@@ -107,7 +129,7 @@ func (l Level) resolve(op string) Level {
 		}
 		return d
 	}
-	if l > Generic {
+	if l != Generic {
 		if err := l.supported(); err != nil {
 			panic(op + ": " + err.Error())
 		}

@@ -35,10 +35,14 @@ func checkLinAttn(op string, kv, ksum, rope []float32, s LinAttnShape) {
 // Outputs must not overlap inputs.
 func LinAttnKV(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
 	const op = "LinAttnKV"
-	l.resolve(op)
+	l = l.resolve(op)
 	checkLinAttn(op, kv, ksum, rope, s)
 	checkMatrix(op, "k", k, ldk, s.T1, s.Heads*s.Dim)
 	checkMatrix(op, "v", v, ldv, s.T1, s.Heads*s.Dim)
+	if l.vectorHeads(s) {
+		linAttnKVVector(l, kv, ksum, k, ldk, v, ldv, rope, s)
+		return
+	}
 	generic.LinAttnKV(kv, ksum, k, ldk, v, ldv, rope, s)
 }
 
@@ -52,9 +56,18 @@ func LinAttnKV(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, ro
 // y must not overlap the inputs.
 func LinAttnReadout(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
 	const op = "LinAttnReadout"
-	l.resolve(op)
+	l = l.resolve(op)
 	checkLinAttn(op, kv, ksum, rope, s)
 	checkMatrix(op, "y", y, ldy, s.T1, s.Heads*s.Dim)
 	checkMatrix(op, "q", q, ldq, s.T1, s.Heads*s.Dim)
+	if l.vectorHeads(s) {
+		linAttnReadoutVector(l, y, ldy, q, ldq, kv, ksum, rope, s, eps)
+		return
+	}
 	generic.LinAttnReadout(y, ldy, q, ldq, kv, ksum, rope, s, eps)
+}
+
+// vectorHeads reports whether level l has a fast path for heads of this size.
+func (l Level) vectorHeads(s LinAttnShape) bool {
+	return l != Generic && s.Dim > 0 && s.Dim <= maxHeadDim && s.Dim%2 == 0
 }

@@ -10,7 +10,7 @@ import "github.com/mila-go/mila/kernels/ref"
 // nil. y may be x.
 func LayerNorm(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32) {
 	const op = "LayerNorm"
-	l.resolve(op)
+	l = l.resolve(op)
 	checkDims(op, rows, c)
 	checkMatrix(op, "y", y, ldy, rows, c)
 	checkMatrix(op, "x", x, ldx, rows, c)
@@ -20,7 +20,14 @@ func LayerNorm(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gam
 	if beta != nil {
 		checkLen(op, "beta", beta, c)
 	}
-	ref.LayerNorm(y, ldy, x, ldx, rows, c, gamma, beta, eps)
+	switch l {
+	case AVX2, AVX512:
+		if c > 0 {
+			layerNormVector(l, y, ldy, x, ldx, rows, c, gamma, beta, eps)
+		}
+	default:
+		ref.LayerNorm(y, ldy, x, ldx, rows, c, gamma, beta, eps)
+	}
 }
 
 // ScaleShift computes y[r,i] = x[r,i] * scale[i] + shift[i] for a dense

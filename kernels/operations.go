@@ -8,11 +8,18 @@ type Operation struct {
 
 // Operations returns what each operation runs at level l.
 func Operations(l Level) []Operation {
-	l.resolve("Operations")
-	const tuned, plain = "portable Go, register-blocked", "portable Go"
+	l = l.resolve("Operations")
+	const blocked, plain = "portable Go, register-blocked", "portable Go"
+	fast, heads := blocked, blocked
+	rows, functions := plain, plain
+	if l != Generic {
+		fast = l.String() + " assembly"
+		heads = fast + " products, Go rotation (heads up to 64 channels)"
+		rows, functions = fast, fast
+	}
 	return []Operation{
-		{"Gemm", tuned}, {"Conv2D", tuned}, {"DWConv3x3, Residual, AddMul", tuned},
-		{"LinAttnKV, LinAttnReadout", tuned}, {"RoPE2D", plain}, {"LayerNorm", plain}, {"MeanRows", plain},
-		{"Activate, Exp, Erf, Sigmoid", plain}, {"Softmax", plain}, {"ScaleShift, Add, Mul", plain},
+		{"Gemm", fast}, {"Conv2D", fast}, {"DWConv3x3, Residual, AddMul", fast},
+		{"LinAttnKV, LinAttnReadout", heads}, {"LayerNorm", rows}, {"Activate, Exp, Erf, Sigmoid", functions},
+		{"RoPE2D", plain}, {"MeanRows", plain}, {"Softmax", plain}, {"ScaleShift, Add, Mul", plain},
 	}
 }

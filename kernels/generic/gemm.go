@@ -95,20 +95,3 @@ func finish(y, acc []float32, e *ref.Epilogue, row, col int) {
 	}
 	copy(y, acc)
 }
-
-// Conv2D is ref.Conv2D with weights packed as for [Gemm], K running over
-// (kernel row, kernel column, input channel). Each output row is one product
-// whose left operand is read in place.
-func Conv2D(y, x, w []float32, s ref.ConvShape, e *ref.Epilogue) {
-	xr := Rows{Ld: s.Stride * s.Cin, Segs: s.KH, SegLen: s.KW * s.Cin, SegStride: s.RowX}
-	for i := range s.OutH {
-		f := *e
-		if f.Mul != nil {
-			f.Mul, f.LdMul = e.Mul[i*e.LdMul:], s.Cout
-		}
-		if f.Add != nil {
-			f.Add, f.LdAdd = e.Add[i*e.LdAdd:], s.Cout
-		}
-		Gemm(y[i*s.RowY:], s.Cout, x[i*s.Stride*s.RowX:], xr, w, s.OutW, s.Cout, &f)
-	}
-}

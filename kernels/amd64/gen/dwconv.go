@@ -1,0 +1,344 @@
+package main
+
+import "fmt"
+
+// dwconv writes DWConv<level>. Registers:
+//
+//	AX SI DI  the three taps of the first row, at the current pixel
+//	R8        distance of input rows; R9 of input pixels; DX of channels' ends
+//	BX        output; R12 res; R13 mul (0: none); all at the current pixel
+//	CX        pixels left; R10 weights; R11 channels left
+//	V0 .. V8  weights of one block of channels; V9 bias; V10 sum; V11 a load
+//	K1 (V15)  the mask of the last block of channels
+//
+// A pixel of three rows and taps is nine multiply-adds with a memory operand;
+// the chains of many pixels overlap in the reorder buffer.
+func (g *gen) dwconv() {
+	g.p("")
+	if g.vb == 32 {
+		g.tails()
+	}
+	g.p("// func DWConv%s(y, x, w, bias, res, mul *float32, ldrow, ldpix, ch, n, rows, taps int)", g.name)
+	g.p("TEXT ·DWConv%s(SB), 0, $128-96", g.name)
+	g.op("MOVQ $0, done-8(SP) // bytes of channels done")
+	g.op("MOVQ ch+64(FP), R11")
+	g.op("MOVQ ldrow+48(FP), R8")
+	g.op("SHLQ $2, R8")
+	g.op("MOVQ ldpix+56(FP), R9")
+	g.op("SHLQ $2, R9")
+	g.op("MOVQ ch+64(FP), DX")
+	g.op("SHLQ $2, DX")
+	lanes := g.vb / 4
+	g.p("block:")
+	g.op("MOVQ done-8(SP), R10")
+	g.op("MOVQ x+8(FP), AX")
+	g.op("ADDQ R10, AX")
+	g.op("LEAQ (AX)(DX*1), SI")
+	g.op("LEAQ (AX)(DX*2), DI")
+	g.op("MOVQ y+0(FP), BX")
+	g.op("ADDQ R10, BX")
+	for i, name := range []string{"res+32", "mul+40"} {
+		r := []string{"R12", "R13"}[i]
+		g.op("MOVQ %s(FP), %s", name, r)
+		g.op("TESTQ %s, %s", r, r)
+		g.op("JZ no%s", r)
+		g.op("ADDQ R10, %s", r)
+		g.p("no%s:", r)
+	}
+	g.op("MOVQ n+72(FP), CX")
+	if g.vb == 64 {
+		g.op("MOVL $0xffff, R10")
+		g.op("CMPQ R11, $16")
+		g.op("JGE whole")
+		g.op("XCHGQ CX, R11")
+		g.op("MOVL $1, R10")
+		g.op("SHLL CX, R10")
+		g.op("DECL R10")
+		g.op("XCHGQ CX, R11")
+		g.p("whole:")
+		g.op("KMOVW R10, K1")
+		g.dispatch("")
+	} else {
+		g.op("CMPQ R11, $8")
+		g.op("JLT partial")
+		g.dispatch("")
+		g.p("partial:")
+		g.op("MOVQ R11, R10")
+		g.op("NEGQ R10")
+		g.op("LEAQ tails<>+32(SB), CX")
+		g.op("VMOVUPS (CX)(R10*4), Y15")
+		g.op("MOVQ n+72(FP), CX")
+		g.dispatch("tail")
+	}
+	g.p("blockend:")
+	g.op("ADDQ $%d, done-8(SP)", g.vb)
+	g.op("SUBQ $%d, R11", lanes)
+	g.op("JGT block")
+	g.op("VZEROUPPER")
+	g.op("RET")
+	suffixes := []string{""}
+	if g.vb == 32 {
+		suffixes = []string{"", "tail"}
+	}
+	for _, s := range suffixes {
+		for rows := 1; rows <= 3; rows++ {
+			for taps := 1; taps <= 3; taps++ {
+				g.dwbody(rows, taps, s)
+			}
+		}
+	}
+}
+
+// dispatch jumps to the body for the number of rows and taps.
+func (g *gen) dispatch(suffix string) {
+	g.op("MOVQ rows+80(FP), R10")
+	g.op("LEAQ (R10)(R10*2), R10")
+	g.op("ADDQ taps+88(FP), R10")
+	for rows := 1; rows <= 3; rows++ {
+		for taps := 1; taps <= 3; taps++ {
+			if rows == 3 && taps == 3 {
+				continue
+			}
+			g.op("CMPQ R10, $%d", 3*rows+taps)
+			g.op("JEQ pre%d%d%s", rows, taps, suffix)
+		}
+	}
+	g.op("JMP pre33%s", suffix)
+}
+
+func (g *gen) dwbody(rows, taps int, suffix string) {
+	tail := suffix != ""
+	load := func(at string, r int) {
+		switch {
+		case g.vb == 64:
+			g.op("VMOVUPS.Z %s, K1, Z%d", at, r)
+		case tail:
+			g.op("VMASKMOVPS %s, Y15, Y%d", at, r)
+		default:
+			g.op("VMOVUPS %s, Y%d", at, r)
+		}
+	}
+	id := fmt.Sprintf("%d%d%s", rows, taps, suffix)
+	g.p("pre%s:", id)
+	g.op("MOVQ w+16(FP), R10")
+	g.op("ADDQ done-8(SP), R10")
+	for r := range rows {
+		for t := range 3 {
+			if t < taps {
+				load("(R10)", 3*r+t)
+			}
+			g.op("ADDQ DX, R10")
+		}
+	}
+	g.op("VXORPS X9, X9, X9")
+	g.op("MOVQ bias+24(FP), R10")
+	g.op("TESTQ R10, R10")
+	g.op("JZ pixel%s", id)
+	g.op("ADDQ done-8(SP), R10")
+	load("(R10)", 9)
+	g.op("PCALIGN $32")
+	g.p("pixel%s:", id)
+	g.op("VMOVAPS %s, %s", g.v(9), g.v(10))
+	arith := func(op, at string, a int) {
+		switch {
+		case g.vb == 64:
+			g.op("%s %s, Z%d, K1, Z10", op, at, a)
+		case tail:
+			g.op("VMASKMOVPS %s, Y15, Y11", at)
+			g.op("%s Y11, Y%d, Y10", op, a)
+		default:
+			g.op("%s %s, Y%d, Y10", op, at, a)
+		}
+	}
+	g.op("TESTQ R12, R12")
+	g.op("JZ sum%s", id)
+	arith("VADDPS", "(R12)", 10)
+	g.op("ADDQ DX, R12")
+	g.p("sum%s:", id)
+	for r := range rows {
+		for t := range taps {
+			at := "(" + []string{"AX", "SI", "DI"}[t] + ")"
+			if r > 0 {
+				at += fmt.Sprintf("(R8*%d)", r)
+			}
+			arith("VFMADD231PS", at, 3*r+t)
+		}
+	}
+	g.op("TESTQ R13, R13")
+	g.op("JZ put%s", id)
+	arith("VMULPS", "(R13)", 10)
+	g.op("ADDQ DX, R13")
+	g.p("put%s:", id)
+	switch {
+	case g.vb == 64:
+		g.op("VMOVUPS Z10, K1, (BX)")
+	case tail:
+		g.op("VMASKMOVPS Y10, Y15, (BX)")
+	default:
+		g.op("VMOVUPS Y10, (BX)")
+	}
+	g.op("ADDQ DX, BX")
+	for _, p := range []string{"AX", "SI", "DI"}[:taps] {
+		g.op("ADDQ R9, %s", p)
+	}
+	g.op("DECQ CX")
+	g.op("JNZ pixel%s", id)
+	g.op("JMP blockend")
+}
+
+// tails writes the table of masks for the last, partial vector of AVX2.
+func (g *gen) tails() {
+	for i := range 16 {
+		v := 0
+		if i < 8 {
+			v = -1
+		}
+		g.p("DATA tails<>+%d(SB)/4, $%d", 4*i, v)
+	}
+	g.p("GLOBL tails<>(SB), RODATA|NOPTR, $64")
+}
+
+// layernorm writes LayerNorm<level>:
+//
+//	for r := range rows { y[r] = (x[r] - mean(x[r])) / sqrt(var(x[r]) + eps) }
+//
+// then times gamma plus beta where they are not nil. Mean and variance are two
+// passes over the row, which lies in the L1 cache. Registers: SI DI the rows,
+// R8 R9 their distances, R10 rows left, AX offset, CX elements left; V0 V1 sums,
+// V2 mean, V3 1/sqrt, V4 1/c; R11 R12 gamma, beta; K1 (V15) the tail's mask.
+func (g *gen) layernorm() {
+	if g.vb == 32 {
+		g.p("")
+	}
+	lanes := g.vb / 4
+	g.p("// func LayerNorm%s(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)", g.name)
+	g.p("TEXT ·LayerNorm%s(SB), 0, $128-68", g.name)
+	g.op("MOVQ y+0(FP), DI")
+	g.op("MOVQ ldy+8(FP), R8")
+	g.op("SHLQ $2, R8")
+	g.op("MOVQ x+16(FP), SI")
+	g.op("MOVQ ldx+24(FP), R9")
+	g.op("SHLQ $2, R9")
+	g.op("MOVQ rows+32(FP), R10")
+	g.op("MOVQ gamma+48(FP), R11")
+	g.op("MOVQ beta+56(FP), R12")
+	g.op("MOVQ c+40(FP), CX")
+	g.op("VXORPS X4, X4, X4")
+	g.op("VCVTSI2SSQ CX, X4, X4 // the number of channels")
+	g.op("MOVL $0x3f800000, AX")
+	g.op("VMOVD AX, X5 // 1")
+	g.op("ANDQ $%d, CX", lanes-1)
+	if g.vb == 64 {
+		g.op("MOVL $1, AX")
+		g.op("SHLL CX, AX")
+		g.op("DECL AX")
+		g.op("KMOVW AX, K1")
+	} else {
+		g.op("NEGQ CX")
+		g.op("LEAQ tails<>+32(SB), AX")
+		g.op("VMOVUPS (AX)(CX*4), Y15")
+	}
+	load := func(at string, r int) { // the masked load of a row's end
+		if g.vb == 64 {
+			g.op("VMOVUPS.Z %s, K1, Z%d", at, r)
+		} else {
+			g.op("VMASKMOVPS %s, Y15, Y%d", at, r)
+		}
+	}
+	// loop runs body over a row; end is its last, partial vector.
+	loop := func(name string, body, end func()) {
+		g.op("XORQ AX, AX")
+		g.op("MOVQ c+40(FP), CX")
+		g.op("SUBQ $%d, CX", lanes)
+		g.op("JLT %stail", name)
+		g.p("%s:", name)
+		body()
+		g.op("ADDQ $%d, AX", g.vb)
+		g.op("SUBQ $%d, CX", lanes)
+		g.op("JGE %s", name)
+		g.p("%stail:", name)
+		g.op("ADDQ $%d, CX", lanes)
+		g.op("JZ %send", name)
+		end()
+		g.p("%send:", name)
+	}
+	// reduce adds the lanes of V0 into X0 and divides by c.
+	reduce := func() {
+		if g.vb == 64 {
+			g.op("VEXTRACTF64X4 $1, Z0, Y1")
+			g.op("VADDPS Y1, Y0, Y0")
+		}
+		g.op("VEXTRACTF128 $1, Y0, X1")
+		g.op("VADDPS X1, X0, X0")
+		g.op("VMOVHLPS X0, X0, X1")
+		g.op("VADDPS X1, X0, X0")
+		g.op("VMOVSHDUP X0, X1")
+		g.op("VADDSS X1, X0, X0")
+		g.op("VDIVSS X4, X0, X0")
+	}
+	g.p("row:")
+	g.op("SUBQ $1, R10")
+	g.op("JLT end")
+	g.op("VXORPS X0, X0, X0")
+	loop("sum", func() { g.op("VADDPS (SI)(AX*1), %s, %s", g.v(0), g.v(0)) },
+		func() { load("(SI)(AX*1)", 1); g.op("VADDPS %s, %s, %s", g.v(1), g.v(0), g.v(0)) })
+	reduce()
+	g.op("VBROADCASTSS X0, %s", g.v(2))
+	g.op("VXORPS X0, X0, X0")
+	loop("dev", func() {
+		g.op("VMOVUPS (SI)(AX*1), %s", g.v(1))
+		g.op("VSUBPS %s, %s, %s", g.v(2), g.v(1), g.v(1))
+		g.op("VFMADD231PS %s, %s, %s", g.v(1), g.v(1), g.v(0))
+	}, func() {
+		load("(SI)(AX*1)", 1)
+		if g.vb == 64 {
+			g.op("VSUBPS.Z Z2, Z1, K1, Z1")
+		} else {
+			g.op("VSUBPS Y2, Y1, Y1")
+			g.op("VANDPS Y15, Y1, Y1")
+		}
+		g.op("VFMADD231PS %s, %s, %s", g.v(1), g.v(1), g.v(0))
+	})
+	reduce()
+	g.op("VADDSS eps+64(FP), X0, X0")
+	g.op("VSQRTSS X0, X0, X0")
+	g.op("VDIVSS X0, X5, X0")
+	g.op("VBROADCASTSS X0, %s", g.v(3))
+	finish := func(tail bool) {
+		if tail {
+			load("(SI)(AX*1)", 1)
+		} else {
+			g.op("VMOVUPS (SI)(AX*1), %s", g.v(1))
+		}
+		g.op("VSUBPS %s, %s, %s", g.v(2), g.v(1), g.v(1))
+		g.op("VMULPS %s, %s, %s", g.v(3), g.v(1), g.v(1))
+		for i, r := range []string{"R11", "R12"} {
+			label := fmt.Sprintf("no%s%v", r, tail)
+			g.op("TESTQ %s, %s", r, r)
+			g.op("JZ %s", label)
+			at := "(" + r + ")(AX*1)"
+			if tail {
+				load(at, 6)
+			} else {
+				g.op("VMOVUPS %s, %s", at, g.v(6))
+			}
+			g.op("%s %s, %s, %s", []string{"VMULPS", "VADDPS"}[i], g.v(6), g.v(1), g.v(1))
+			g.p("%s:", label)
+		}
+		switch {
+		case !tail:
+			g.op("VMOVUPS %s, (DI)(AX*1)", g.v(1))
+		case g.vb == 64:
+			g.op("VMOVUPS Z1, K1, (DI)(AX*1)")
+		default:
+			g.op("VMASKMOVPS Y1, Y15, (DI)(AX*1)")
+		}
+	}
+	loop("put", func() { finish(false) }, func() { finish(true) })
+	g.op("ADDQ R9, SI")
+	g.op("ADDQ R8, DI")
+	g.op("JMP row")
+	g.p("end:")
+	g.op("VZEROUPPER")
+	g.op("RET")
+}

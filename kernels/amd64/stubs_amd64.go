@@ -1,0 +1,140 @@
+//go:build !purego
+
+package amd64
+
+//go:generate go run ./gen
+
+// Tile sizes of the matrix products: MR rows of X and NR columns of the packed
+// weights stay in registers over the whole of K.
+const (
+	GemmAVX512MR, GemmAVX512NR = 14, 32
+	GemmAVX2MR, GemmAVX2NR     = 6, 16
+)
+
+// GemmAVX512 multiplies rows of X by one packed panel of 32 columns:
+//
+//	for i := range rows {
+//		for j := range 32 {
+//			acc := bias[j]
+//			p := 0
+//			for s := range segs {
+//				for t := range segLen {
+//					acc += x[i*ldx+s*segStride+t] * w[32*p+j]
+//					p++
+//				}
+//			}
+//			y[i*ldy+j] = acc + add[i*ldadd+j]
+//		}
+//	}
+//
+// bias and add may be nil; add may be y. segs must be at least 1. The caller
+// bounds rows*segs*segLen so that a call lasts at most about 100 µs.
+//
+//go:noescape
+func GemmAVX512(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, add *float32, ldadd, rows int)
+
+// GemmAVX2 is [GemmAVX512] for a panel of 16 columns.
+//
+//go:noescape
+func GemmAVX2(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, add *float32, ldadd, rows int)
+
+// DWConvAVX512 computes n pixels of a depthwise convolution all of whose taps lie
+// inside the image: rows (1 to 3) input rows ldrow apart, taps (1 to 3) pixels ch
+// apart, weights for three taps a row.
+//
+//	for j := range n {
+//		for c := range ch {
+//			s := bias[c] + res[j*ch+c]
+//			for r := range rows {
+//				for t := range taps {
+//					s += x[r*ldrow+j*ldpix+t*ch+c] * w[(3*r+t)*ch+c]
+//				}
+//			}
+//			y[j*ch+c] = s * mul[j*ch+c]
+//		}
+//	}
+//
+// bias, res and mul may be nil; y may be res or mul.
+//
+//go:noescape
+func DWConvAVX512(y, x, w, bias, res, mul *float32, ldrow, ldpix, ch, n, rows, taps int)
+
+// DWConvAVX2 is [DWConvAVX512] with 8 channels in a vector.
+//
+//go:noescape
+func DWConvAVX2(y, x, w, bias, res, mul *float32, ldrow, ldpix, ch, n, rows, taps int)
+
+// LayerNormAVX512 normalises rows of c elements:
+//
+//	y[r] = (x[r] - mean(x[r])) / sqrt(var(x[r]) + eps) * gamma + beta
+//
+// gamma and beta may be nil; y may be x.
+//
+//go:noescape
+func LayerNormAVX512(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)
+
+// LayerNormAVX2 is [LayerNormAVX512] with 8 elements in a vector.
+//
+//go:noescape
+func LayerNormAVX2(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)
+
+// PeakAVX512 does 12 n independent multiply-adds of 16 elements in registers, for
+// measuring the peak that other speeds are compared with. n is at least 1.
+//
+//go:noescape
+func PeakAVX512(n int)
+
+// PeakAVX2 is [PeakAVX512] with 8 elements in a vector.
+//
+//go:noescape
+func PeakAVX2(n int)
+
+// The activations compute, with x = y allowed,
+//
+//	for r := range rows {
+//		for c := range cols {
+//			y[r*ldy+c] = f(x[r*ldx+c])
+//		}
+//	}
+
+//go:noescape
+func ReluAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func SiluAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func GeluAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func Elu1AVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func ExpAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func SigmoidAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func ErfAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func ReluAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func SiluAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func GeluAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func Elu1AVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func ExpAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func SigmoidAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func ErfAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)

@@ -1,0 +1,380 @@
+//go:build !purego
+
+package kernels
+
+import (
+	"github.com/mila-go/mila/kernels/amd64"
+	"github.com/mila-go/mila/kernels/generic"
+	"golang.org/x/sys/cpu"
+)
+
+// x/sys/cpu also asks the operating system whether it saves the registers.
+var (
+	hasAVX2   = cpu.X86.HasAVX2 && cpu.X86.HasFMA
+	hasAVX512 = hasAVX2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512CD && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL
+)
+
+// callWork bounds rows·K of one assembly call, which cannot be preempted, to
+// some 80 µs.
+const callWork = 1 << 17
+
+// scratchRows is how many rows of a panel an activation is applied to at a time:
+// few enough that they stay in the L1 cache, and a multiple of both MR.
+const scratchRows = 42
+
+// gemmVector is generic.Gemm at level AVX2 or AVX512. Panels of the weights are
+// the outer loop: each is read once for all rows, which come from the L2 cache.
+func gemmVector(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w []float32, m, n int, e *Epilogue) {
+	mr, nr := amd64.GemmAVX512MR, amd64.GemmAVX512NR
+	if l == AVX2 {
+		mr, nr = amd64.GemmAVX2MR, amd64.GemmAVX2NR
+	}
+	k := xr.Segs * xr.SegLen
+	if k == 0 || xr.Segs == 0 {
+		generic.Gemm(y, ldy, x, xr, w, m, n, e) // the bias alone
+		return
+	}
+	for j := 0; j < n; j += nr {
+		panel := &w[j*k]
+		cols := min(nr, n-j)
+		if cols < nr || e.Act != Identity || e.Mul != nil {
+			gemmPanel(l, y[j:], ldy, x, xr, panel, m, j, cols, e)
+			continue
+		}
+		var bias, add *float32
+		if e.Bias != nil {
+			bias = &e.Bias[j]
+		}
+		chunk := max(mr, callWork/k/mr*mr)
+		for i := 0; i < m; i += chunk {
+			rows := min(chunk, m-i)
+			if e.Add != nil {
+				add = &e.Add[i*e.LdAdd+j]
+			}
+			gemmCall(l, &y[i*ldy+j], ldy, &x[i*xr.Ld], xr, panel, bias, add, e.LdAdd, rows)
+		}
+	}
+}
+
+func gemmCall(l Level, y *float32, ldy int, x *float32, xr generic.Rows, w, bias, add *float32, ldadd, rows int) {
+	if l == AVX512 {
+		amd64.GemmAVX512(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, add, ldadd, rows)
+	} else {
+		amd64.GemmAVX2(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, add, ldadd, rows)
+	}
+}
+
+// gemmPanel computes the columns [j, j+cols) with an epilogue that does more
+// than add, or at the edge of the matrix: through a tile on the stack, so that y
+// may be the epilogue's Add or Mul. y begins at column j.
+func gemmPanel(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w *float32, m, j, cols int, e *Epilogue) {
+	const maxNR = amd64.GemmAVX512NR
+	var tile [scratchRows * maxNR]float32
+	var biasRow [maxNR]float32
+	if e.Bias != nil {
+		copy(biasRow[:cols], e.Bias[j:])
+	}
+	nr := l.panel()
+	chunk := max(1, min(scratchRows, callWork/(xr.Segs*xr.SegLen)))
+	for i := 0; i < m; i += chunk {
+		rows := min(chunk, m-i)
+		gemmCall(l, &tile[0], nr, &x[i*xr.Ld], xr, w, &biasRow[0], nil, 0, rows)
+		if e.Mul == nil && e.Add == nil {
+			activateVector(l, e.Act, y[i*ldy:], ldy, tile[:], nr, rows, cols)
+			continue
+		}
+		if e.Act != Identity {
+			activateVector(l, e.Act, tile[:], nr, tile[:], nr, rows, cols)
+		}
+		for r := range rows {
+			acc := tile[r*nr : r*nr+cols]
+			if e.Mul != nil {
+				at := (i+r)*e.LdMul + j
+				for c, v := range e.Mul[at : at+cols] {
+					acc[c] *= v
+				}
+			}
+			if e.Add != nil {
+				at := (i+r)*e.LdAdd + j
+				for c, v := range e.Add[at : at+cols] {
+					acc[c] += v
+				}
+			}
+			copy(y[(i+r)*ldy:(i+r)*ldy+cols], acc)
+		}
+	}
+}
+
+// The numbers of the vector functions beyond the activations of an epilogue.
+const (
+	fnExp Activation = iota + 32
+	fnSigmoid
+	fnErf
+)
+
+// activateVector applies a to rows x cols elements; y may be x.
+func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ldx, rows, cols int) {
+	if rows == 0 || cols == 0 {
+		return
+	}
+	if a == Identity {
+		for r := range rows {
+			copy(y[r*ldy:r*ldy+cols], x[r*ldx:r*ldx+cols])
+		}
+		return
+	}
+	_, _ = y[(rows-1)*ldy+cols-1], x[(rows-1)*ldx+cols-1]
+	yp, xp := &y[0], &x[0]
+	if l == AVX512 {
+		switch a {
+		case ReLU:
+			amd64.ReluAVX512(yp, ldy, xp, ldx, rows, cols)
+		case SiLU:
+			amd64.SiluAVX512(yp, ldy, xp, ldx, rows, cols)
+		case GELU:
+			amd64.GeluAVX512(yp, ldy, xp, ldx, rows, cols)
+		case ELU1:
+			amd64.Elu1AVX512(yp, ldy, xp, ldx, rows, cols)
+		case fnExp:
+			amd64.ExpAVX512(yp, ldy, xp, ldx, rows, cols)
+		case fnSigmoid:
+			amd64.SigmoidAVX512(yp, ldy, xp, ldx, rows, cols)
+		case fnErf:
+			amd64.ErfAVX512(yp, ldy, xp, ldx, rows, cols)
+		}
+		return
+	}
+	switch a {
+	case ReLU:
+		amd64.ReluAVX2(yp, ldy, xp, ldx, rows, cols)
+	case SiLU:
+		amd64.SiluAVX2(yp, ldy, xp, ldx, rows, cols)
+	case GELU:
+		amd64.GeluAVX2(yp, ldy, xp, ldx, rows, cols)
+	case ELU1:
+		amd64.Elu1AVX2(yp, ldy, xp, ldx, rows, cols)
+	case fnExp:
+		amd64.ExpAVX2(yp, ldy, xp, ldx, rows, cols)
+	case fnSigmoid:
+		amd64.SigmoidAVX2(yp, ldy, xp, ldx, rows, cols)
+	case fnErf:
+		amd64.ErfAVX2(yp, ldy, xp, ldx, rows, cols)
+	}
+}
+
+// dwconvVector is generic.DWConv3x3 at level AVX2 or AVX512: each output row is
+// an interior whose taps all exist and up to two border pixels that lack some.
+func dwconvVector(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, d generic.DW) {
+	if ch == 0 || w == 0 {
+		return
+	}
+	ow := (w + stride - 1) / stride
+	most := max(1, callWork/ch)
+	for i := row0; i < row1; i++ {
+		u := i*stride - 1
+		r0, r1 := max(0, -u), min(3, h-u)
+		xRow, wRow := (u+r0)*w*ch, 3*r0*ch
+		// pixels computes output pixels [j, j+n), whose taps [t0, t1) exist.
+		pixels := func(j, n, t0, t1 int) {
+			var res, mul, b *float32
+			at := (i*ow + j) * ch
+			switch {
+			case d.Residual:
+				res = &x[at]
+			case d.Add != nil:
+				res = &d.Add[at]
+			}
+			if d.Mul != nil {
+				mul = &d.Mul[at]
+			}
+			if bias != nil {
+				b = &bias[0]
+			}
+			src, wt := &x[xRow+(j*stride-1+t0)*ch], &w9[wRow+t0*ch]
+			if l == AVX512 {
+				amd64.DWConvAVX512(&y[at], src, wt, b, res, mul, w*ch, stride*ch, ch, n, r1-r0, t1-t0)
+			} else {
+				amd64.DWConvAVX2(&y[at], src, wt, b, res, mul, w*ch, stride*ch, ch, n, r1-r0, t1-t0)
+			}
+		}
+		pixels(0, 1, 1, min(3, w+1))
+		inner := max(1, (w-2)/stride+1) // the first pixel beyond the interior
+		for j := 1; j < inner; j += most {
+			pixels(j, min(most, inner-j), 0, 3)
+		}
+		for j := inner; j < ow; j++ {
+			pixels(j, 1, 0, w-(j*stride-1))
+		}
+		if d.Act != Identity {
+			row := y[i*ow*ch : (i+1)*ow*ch]
+			activateAll(l, d.Act, row, row)
+		}
+	}
+}
+
+// layerNormVector is ref.LayerNorm at level AVX2 or AVX512, in float32.
+func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32) {
+	var g, b *float32
+	if gamma != nil {
+		g = &gamma[0]
+	}
+	if beta != nil {
+		b = &beta[0]
+	}
+	chunk := max(1, callWork/c)
+	for r := 0; r < rows; r += chunk {
+		n := min(chunk, rows-r)
+		if l == AVX512 {
+			amd64.LayerNormAVX512(&y[r*ldy], ldy, &x[r*ldx], ldx, n, c, g, b, eps)
+		} else {
+			amd64.LayerNormAVX2(&y[r*ldy], ldy, &x[r*ldx], ldx, n, c, g, b, eps)
+		}
+	}
+}
+
+// Linear attention goes through the matrix product in blocks of tokens, with
+// operands laid out on the stack: the rotated keys transposed times the values,
+// and the rotated queries times the state.
+const (
+	tokenBlock = 64
+	maxHeadDim = 64 // larger heads, and odd ones, take the portable loops
+)
+
+// panelsOf returns into how many panels d columns are packed.
+func panelsOf(d, nr int) int { return (d + nr - 1) / nr }
+
+// headTables returns where the channels [ch, ch+d) of token t find their
+// rotations: the first n in one slice, the others in the next.
+func headTables(rope []float32, s LinAttnShape, t, ch int) (first []float32, n int, second []float32) {
+	half := s.Heads * s.Dim / 2
+	row, col := rope[t/s.W*half:][:half], rope[(s.H+t%s.W)*half:][:half]
+	switch {
+	case ch+s.Dim <= half:
+		return row[ch:], s.Dim, nil
+	case ch >= half:
+		return col[ch-half:], s.Dim, nil
+	}
+	return row[ch:], half - ch, col
+}
+
+func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
+	var keys [maxHeadDim * tokenBlock]float32
+	var values [maxHeadDim * tokenBlock]float32
+	var tile [maxHeadDim * amd64.GemmAVX512NR]float32
+	var row [maxHeadDim]float32
+	d, nr := s.Dim, l.panel()
+	for h := range s.Heads {
+		ch := h * d
+		sums := ksum[ch : ch+d]
+		for t0 := s.T0; t0 < s.T1; t0 += tokenBlock {
+			n := min(tokenBlock, s.T1-t0)
+			for i := range n {
+				t := t0 + i
+				kr := k[t*ldk+ch : t*ldk+ch+d]
+				for a, x := range kr {
+					sums[a] += x
+				}
+				if rope != nil {
+					cs, m, more := headTables(rope, s, t, ch)
+					spin(row[:m], kr[:m], cs[:m])
+					if m < d {
+						spin(row[m:d], kr[m:], more[:d-m])
+					}
+					kr = row[:d]
+				}
+				for a, x := range kr {
+					keys[a*tokenBlock+i] = x
+				}
+				vr := v[t*ldv+ch : t*ldv+ch+d]
+				for p := range panelsOf(d, nr) {
+					dst := values[(p*tokenBlock+i)*nr : (p*tokenBlock+i+1)*nr]
+					clear(dst[copy(dst, vr[p*nr:]):])
+				}
+			}
+			xr := generic.Rows{Ld: tokenBlock, Segs: 1, SegLen: n}
+			for p := range panelsOf(d, nr) {
+				state := kv[ch*d+p*nr:]
+				w := &values[p*tokenBlock*nr]
+				if d%nr == 0 {
+					gemmCall(l, &state[0], d, &keys[0], xr, w, nil, &state[0], d, d)
+					continue
+				}
+				gemmCall(l, &tile[0], nr, &keys[0], xr, w, nil, nil, 0, d)
+				for a := range d {
+					for b := range min(nr, d-p*nr) {
+						state[a*d+b] += tile[a*nr+b]
+					}
+				}
+			}
+		}
+	}
+}
+
+func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
+	var queries [maxHeadDim * tokenBlock]float32
+	var state [maxHeadDim * maxHeadDim]float32
+	var tile [tokenBlock * amd64.GemmAVX512NR]float32
+	var inv [tokenBlock]float32
+	d, nr := s.Dim, l.panel()
+	for h := range s.Heads {
+		ch := h * d
+		sums := ksum[ch : ch+d]
+		for p := range panelsOf(d, nr) {
+			for a := range d {
+				dst := state[(p*d+a)*nr : (p*d+a+1)*nr]
+				clear(dst[copy(dst, kv[(ch+a)*d+p*nr:(ch+a)*d+d]):])
+			}
+		}
+		for t0 := s.T0; t0 < s.T1; t0 += tokenBlock {
+			n := min(tokenBlock, s.T1-t0)
+			for i := range n {
+				t := t0 + i
+				qr := q[t*ldq+ch : t*ldq+ch+d]
+				den := eps
+				for a, x := range qr {
+					den += x * sums[a]
+				}
+				inv[i] = 1 / den
+				dst := queries[i*d : i*d+d]
+				if rope == nil {
+					copy(dst, qr)
+					continue
+				}
+				cs, m, more := headTables(rope, s, t, ch)
+				spin(dst[:m], qr[:m], cs[:m])
+				if m < d {
+					spin(dst[m:], qr[m:], more[:d-m])
+				}
+			}
+			xr := generic.Rows{Ld: d, Segs: 1, SegLen: d}
+			for p := range panelsOf(d, nr) {
+				gemmCall(l, &tile[0], nr, &queries[0], xr, &state[p*d*nr], nil, nil, 0, n)
+				for i := range n {
+					cols := min(nr, d-p*nr)
+					dst, src, f := y[(t0+i)*ldy+ch+p*nr:][:cols], tile[i*nr:][:cols], inv[i]
+					for b, v := range src {
+						dst[b] = v * f
+					}
+				}
+			}
+		}
+	}
+}
+
+// spin rotates the pairs of x by the (cos, sin) pairs of cs.
+func spin(y, x, cs []float32) {
+	y, cs = y[:len(x)], cs[:len(x)]
+	for p := 0; p+1 < len(x); p += 2 {
+		a, b, co, s := x[p], x[p+1], cs[p], cs[p+1]
+		y[p], y[p+1] = a*co-b*s, a*s+b*co
+	}
+}
+
+func multiplyAddsVector(l Level, n int) int {
+	if l == AVX512 {
+		amd64.PeakAVX512(n)
+		return 12 * 16 * n
+	}
+	amd64.PeakAVX2(n)
+	return 12 * 8 * n
+}
