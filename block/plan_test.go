@@ -3,33 +3,15 @@ package block
 import (
 	"context"
 	"fmt"
-	"math"
 	"testing"
+
+	"github.com/mila-go/mila/internal/golden"
 )
 
 func input(c Config, batch, h, w int) []float32 {
 	x := make([]float32, batch*c.InChans*h*w)
 	Generate(x, "input.fine", 1, 0, 2)
 	return x
-}
-
-// relToMax returns max|got-want| / max|want|.
-func relToMax(got, want []float32) float64 {
-	if len(got) != len(want) {
-		return math.Inf(1)
-	}
-	var diff, top float64
-	for i, v := range want {
-		d := math.Abs(float64(got[i]) - float64(v))
-		if math.IsNaN(d) {
-			return math.NaN()
-		}
-		diff, top = max(diff, d), max(top, math.Abs(float64(v)))
-	}
-	if top == 0 {
-		return diff
-	}
-	return diff / top
 }
 
 func small() Config {
@@ -69,7 +51,7 @@ func TestPlanEqualsSteps(t *testing.T) {
 			compared := 0
 			p.Tap = func(name string, shape []int, data []float32) {
 				compared++
-				if d := relToMax(data, want[name]); !(d < 5e-6) {
+				if d := golden.RelToMax(data, want[name]); !(d < 5e-6) {
 					t.Errorf("%s: plan and steps differ by %.2g of the maximum", name, d)
 				}
 			}
@@ -77,7 +59,7 @@ func TestPlanEqualsSteps(t *testing.T) {
 			if err := p.Forward(context.Background(), &Output{Logits: logits}, x); err != nil {
 				t.Fatal(err)
 			}
-			if d := relToMax(logits, want["logits"]); !(d < 5e-6) {
+			if d := golden.RelToMax(logits, want["logits"]); !(d < 5e-6) {
 				t.Errorf("logits differ by %.2g of the maximum", d)
 			}
 			if wantTaps := 1 + 5 + 3 + 2; compared != wantTaps {

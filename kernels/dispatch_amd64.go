@@ -276,9 +276,9 @@ func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv i
 				}
 				if rope != nil {
 					cs, m, more := headTables(rope, s, t, ch)
-					spin(row[:m], kr[:m], cs[:m])
+					generic.Rotate(row[:m], kr[:m], cs[:m])
 					if m < d {
-						spin(row[m:d], kr[m:], more[:d-m])
+						generic.Rotate(row[m:d], kr[m:], more[:d-m])
 					}
 					kr = row[:d]
 				}
@@ -341,9 +341,9 @@ func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, k
 					continue
 				}
 				cs, m, more := headTables(rope, s, t, ch)
-				spin(dst[:m], qr[:m], cs[:m])
+				generic.Rotate(dst[:m], qr[:m], cs[:m])
 				if m < d {
-					spin(dst[m:], qr[m:], more[:d-m])
+					generic.Rotate(dst[m:], qr[m:], more[:d-m])
 				}
 			}
 			xr := generic.Rows{Ld: d, Segs: 1, SegLen: d}
@@ -358,15 +358,6 @@ func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, k
 				}
 			}
 		}
-	}
-}
-
-// spin rotates the pairs of x by the (cos, sin) pairs of cs.
-func spin(y, x, cs []float32) {
-	y, cs = y[:len(x)], cs[:len(x)]
-	for p := 0; p+1 < len(x); p += 2 {
-		a, b, co, s := x[p], x[p+1], cs[p], cs[p+1]
-		y[p], y[p+1] = a*co-b*s, a*s+b*co
 	}
 }
 

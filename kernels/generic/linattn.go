@@ -10,14 +10,13 @@ const maxStackChannels = 1024
 func rotateRow(y, x, table []float32, h, w, t int) {
 	half := len(x) / 2
 	i, j := t/w, t%w
-	spin(y[:half], x[:half], table[i*half:(i+1)*half])
-	spin(y[half:], x[half:], table[(h+j)*half:(h+j+1)*half])
+	Rotate(y[:half], x[:half], table[i*half:(i+1)*half])
+	Rotate(y[half:], x[half:], table[(h+j)*half:(h+j+1)*half])
 }
 
-// spin rotates the pairs (a, b) of x by the (cos, sin) pairs of cs. A half of
-// the channels may end inside a pair of the other half's table only if c/2 is
-// odd, which c % 4 == 0 excludes.
-func spin(y, x, cs []float32) {
+// Rotate turns the pairs (a, b) of x by the (cos, sin) pairs of cs:
+// y = (a cos - b sin, a sin + b cos). y may be x.
+func Rotate(y, x, cs []float32) {
 	y, cs = y[:len(x)], cs[:len(x)]
 	for p := 0; p+1 < len(x); p += 2 {
 		a, b, co, s := x[p], x[p+1], cs[p], cs[p+1]
