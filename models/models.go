@@ -87,12 +87,16 @@ type Extra struct {
 func Describe(f *checkpoint.File, configPath string) (block.Config, Extra, error) {
 	var cfg block.Config
 	var extra Extra
+	if err := checkTypes(f); err != nil {
+		return cfg, extra, err
+	}
 	m, ok := f.Config()
 	if configPath != "" {
 		data, err := os.ReadFile(configPath)
 		if err != nil {
 			return cfg, extra, fmt.Errorf("models: %w", err)
 		}
+		m = nil // decoding into the old map would merge the two
 		if err := json.Unmarshal(data, &m); err != nil {
 			return cfg, extra, fmt.Errorf("models: %s is not a JSON object: %w", configPath, err)
 		}
@@ -119,6 +123,21 @@ func Describe(f *checkpoint.File, configPath string) (block.Config, Extra, error
 		extra.Preprocess = vision.ImageNet(cfg.ImgSize)
 	}
 	return cfg, extra, nil
+}
+
+// checkTypes refuses weights that are no floating-point numbers, such as a
+// quantised file: read as numbers they would give nonsense without an error.
+func checkTypes(f *checkpoint.File) error {
+	for _, name := range f.Names() {
+		switch dt, _ := f.DType(name); dt {
+		case checkpoint.F32, checkpoint.F16, checkpoint.BF16, checkpoint.F64:
+		default:
+			if !strings.HasSuffix(name, "num_batches_tracked") {
+				return fmt.Errorf("models: tensor %q is %v; weights must be F32, F16, BF16 or F64 (a quantised checkpoint must be converted first)", name, dt)
+			}
+		}
+	}
+	return nil
 }
 
 // Classifier turns images into class probabilities.

@@ -1,0 +1,171 @@
+package models_test
+
+import (
+	"bytes"
+	"context"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/mila-go/mila/checkpoint"
+	"github.com/mila-go/mila/internal/golden"
+	"github.com/mila-go/mila/models"
+	"github.com/mila-go/mila/models/nano"
+	"github.com/mila-go/mila/vision"
+)
+
+func photo(t *testing.T, name string) *vision.RGB {
+	img, err := vision.DecodeFile(golden.Path(t, "photos", name), vision.DecodeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// TestNano runs the shipped model from image files to logits' probabilities and
+// compares with the reference's.
+func TestNano(t *testing.T) {
+	m, err := models.Open("nano", models.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := golden.OpenFile(t, golden.Path(t, "nano", "photos.expected.safetensors"))
+	var wg sync.WaitGroup
+	for _, name := range []string{"chelsea.png", "coffee.png"} {
+		c, err := m.NewClassifier()
+		if err != nil {
+			t.Fatal(err)
+		}
+		logits, img := want.F32("photo."+name+".logits"), photo(t, name)
+		wg.Go(func() {
+			probs, err := c.Classify(context.Background(), img)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			var sum float64
+			for _, v := range logits {
+				sum += math.Exp(float64(v))
+			}
+			for i, v := range logits {
+				if d := math.Abs(float64(probs[i]) - math.Exp(float64(v))/sum); d > 1e-5 {
+					t.Errorf("%s: class %d is off by %v", name, i, d)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if len(m.Labels) != 200 || len(m.WordNetIDs) != 200 || m.Preprocess.Crop != 64 {
+		t.Errorf("%d labels, %d ids, %+v", len(m.Labels), len(m.WordNetIDs), m.Preprocess)
+	}
+}
+
+// rewrite saves nano with some tensors changed.
+func rewrite(t *testing.T, change func(x *checkpoint.Tensor) (keep bool), extra ...checkpoint.Tensor) string {
+	f, err := checkpoint.Parse(nano.Weights)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []checkpoint.Tensor
+	for _, n := range f.Names() {
+		shape, _ := f.Shape(n)
+		size := 1
+		for _, d := range shape {
+			size *= d
+		}
+		x := checkpoint.Tensor{Name: n, Shape: shape, F32: make([]float32, size), DType: checkpoint.F16}
+		if err := f.Read(n, x.F32); err != nil {
+			t.Fatal(err)
+		}
+		if change(&x) {
+			out = append(out, x)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "m.safetensors")
+	if err := checkpoint.SaveSafetensors(path, append(out, extra...), f.Metadata()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestHostileCheckpoints(t *testing.T) {
+	same := func(*checkpoint.Tensor) bool { return true }
+	file := func(data []byte) string {
+		path := filepath.Join(t.TempDir(), "m.safetensors")
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	flipped := bytes.Clone(nano.Weights)
+	flipped[100] ^= 0x40 // in the header
+	huge := bytes.Clone(nano.Weights)
+	huge[6] = 0xff
+	for want, path := range map[string]string{
+		"truncated":               file(nano.Weights[:len(nano.Weights)/2]),
+		"empty":                   file(nil),
+		"above the limit":         file(huge),
+		"m.safetensors":           file(flipped),
+		"missing tensors":         rewrite(t, func(x *checkpoint.Tensor) bool { return x.Name != "head.bias" }),
+		"unexpected tensors":      rewrite(t, same, checkpoint.Tensor{Name: "more", Shape: []int{1}, F32: []float32{1}}),
+		"wrong shapes":            rewrite(t, func(x *checkpoint.Tensor) bool { x.Shape = append(slices.Clone(x.Shape), 1); return true }),
+		`"norm.bias" is I32`:      rewrite(t, func(x *checkpoint.Tensor) bool { return x.Name != "norm.bias" }, checkpoint.Tensor{Name: "norm.bias", DType: checkpoint.I32, Shape: []int{256}, Data: make([]byte, 1024)}),
+		"no such file":            "/no/such/file.pth",
+		"there is no model \"x\"": "x",
+	} {
+		if _, err := models.Open(path, models.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+	if _, err := models.Open(rewrite(t, same), models.Options{}); err != nil {
+		t.Errorf("an unchanged copy: %v", err)
+	}
+	// NaN weights: loading works, the answer is an error and not a class.
+	m, err := models.Open(rewrite(t, func(x *checkpoint.Tensor) bool {
+		if x.Name == "norm.weight" {
+			x.F32[0] = float32(math.NaN())
+		}
+		return true
+	}), models.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := m.NewClassifier()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Classify(context.Background(), photo(t, "coffee.png")); err == nil || !strings.Contains(err.Error(), "not a number") {
+		t.Errorf("NaN weights: %v", err)
+	}
+}
+
+func TestConfigFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(text string) string {
+		path := filepath.Join(dir, "c.json")
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := `{"config":{"embed_dim":32,"depths":[2,2,6,2],"num_heads":[1,2,4,8],"num_classes":200,"img_size":96,"labels":["a"]}}`
+	m, err := models.Open("nano", models.Options{ConfigPath: write(good)})
+	if err != nil || len(m.Labels) != 1 || m.Preprocess.Crop != 96 || m.Preprocess.ResizeShort != 109 {
+		t.Errorf("%+v, %v", m, err)
+	}
+	for _, bad := range []string{"", "[1]", `{"embed_dim":32}`, strings.Replace(good, "[2,2,6,2]", "[2,2,2,2]", 1), strings.Replace(good, `["a"]`, `"a"`, 1)} {
+		if _, err := models.Open("nano", models.Options{ConfigPath: write(bad)}); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+	if _, err := models.Open("nano", models.Options{ConfigPath: "/no/such.json"}); err == nil {
+		t.Error("a missing configuration is accepted")
+	}
+	if _, err := models.Open("nano", models.Options{State: "ema"}); err == nil {
+		t.Error("nano has no EMA")
+	}
+}
