@@ -330,11 +330,7 @@ func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, k
 			for i := range n {
 				t := t0 + i
 				qr := q[t*ldq+ch : t*ldq+ch+d]
-				den := eps
-				for a, x := range qr {
-					den += x * sums[a]
-				}
-				inv[i] = 1 / den
+				inv[i] = 1 / (dot(qr, sums) + eps)
 				dst := queries[i*d : i*d+d]
 				if rope == nil {
 					copy(dst, qr)
@@ -359,6 +355,23 @@ func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, k
 			}
 		}
 	}
+}
+
+// dot returns Σ x[i] y[i] in four chains, which hide the latency of additions.
+func dot(x, y []float32) float32 {
+	var a, b, c, d float32
+	y = y[:len(x)]
+	for len(x) >= 4 && len(y) >= 4 {
+		a += x[0] * y[0]
+		b += x[1] * y[1]
+		c += x[2] * y[2]
+		d += x[3] * y[3]
+		x, y = x[4:], y[4:]
+	}
+	for i, v := range x {
+		a += v * y[i]
+	}
+	return (a + b) + (c + d)
 }
 
 func multiplyAddsVector(l Level, n int) int {
