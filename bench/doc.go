@@ -1,6 +1,9 @@
-// Package bench measures: the benchmarks of every kernel and model (in its test
-// files, for go test -bench) and the arithmetic peak that speeds are compared
-// with.
+// Package bench measures: benchmarks of the kernels at MILA-T's shapes and of
+// whole models, at every level of the machine (in its test file, for
+//
+//	go test ./bench -run '^$' -bench Gemm
+//
+// ), and the arithmetic peak that speeds are compared with.
 //
 // Machines are shared and their clocks vary, so a time alone means little:
 // quote ratios of things measured alternately in one run, or shares of a peak
