@@ -15,14 +15,17 @@
 // are checked against the file before anything is allocated or read, and the
 // work is bounded:
 //
-//   - a safetensors header or a pickle has at most 100 MB, a pickle at most four
-//     million opcodes, a name at most 4096 bytes;
-//   - a tensor has at most 16 dimensions and 2^31-1 elements; one that repeats
+//   - a safetensors header or a pickle has at most 100 MB ([WithMaxHeader]
+//     changes that), a pickle at most four million opcodes, a tensor's name at
+//     most 4096 bytes;
+//   - a tensor has at most 32 dimensions and 2^31-1 elements; one that repeats
 //     its storage (stride 0 or overlapping strides), so that it has more elements
 //     than bytes stand behind it, at most 4 million;
 //   - the tensors of a .pth file together are at most 16 times as large as the
 //     file (tied weights share their storage), or 64 MB if that is more, counted as float32.
 //
+// A mapped file that shrinks while it is used, or whose disk fails, makes
+// [Open] or the method that reads it return an error; it does not end the process.
 // Bit errors inside the numbers go unnoticed: neither format has a checksum that
 // could be relied upon (torch.save can leave the one of the zip format out).
 //

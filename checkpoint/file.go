@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 )
@@ -40,19 +41,37 @@ type view struct {
 // Option changes how a checkpoint is opened.
 type Option func(*options)
 
-type options struct{ state string }
+type options struct {
+	state     string
+	maxHeader uint64
+}
 
-// maxHeader is the largest safetensors header or pickle in bytes. The header's
-// is that of the reference implementation.
+// maxHeader is the largest safetensors header or pickle in bytes unless an
+// option says otherwise. The header's is that of the reference implementation.
 const maxHeader = 100_000_000
+
+// maxName is the longest name of a tensor in bytes.
+const maxName = 4096
 
 // WithState chooses between the weights that a training checkpoint holds:
 // "model", the default, or "ema", the exponential moving average.
 func WithState(name string) Option { return func(o *options) { o.state = name } }
 
+// WithMaxHeader sets how many bytes a safetensors header or a pickle may have,
+// 100 MB by default: less where memory is scarce and files are not trusted, for
+// parsing takes a multiple of it. A limit that is not positive means the default.
+func WithMaxHeader(n int64) Option {
+	return func(o *options) {
+		if o.maxHeader = maxHeader; n > 0 {
+			o.maxHeader = uint64(n)
+		}
+	}
+}
+
 // Open opens the checkpoint at path, whose format follows from its content. The
-// file is memory-mapped where the system can, and must not be changed until
-// Close.
+// file is memory-mapped where the system can, and read where it cannot. It must
+// not be changed until Close: what is read from a changed file is undefined, an
+// error at best.
 func Open(path string, opts ...Option) (*File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -81,8 +100,9 @@ func Open(path string, opts ...Option) (*File, error) {
 // is not copied and must not change while the File is used.
 func Parse(data []byte, opts ...Option) (*File, error) { return parse("(memory)", data, opts) }
 
-func parse(name string, data []byte, opts []Option) (*File, error) {
-	o := options{state: "model"}
+func parse(name string, data []byte, opts []Option) (_ *File, err error) {
+	defer onFault(name, debug.SetPanicOnFault(true), &err)
+	o := options{state: "model", maxHeader: maxHeader}
 	for _, set := range opts {
 		set(&o)
 	}
@@ -90,7 +110,6 @@ func parse(name string, data []byte, opts []Option) (*File, error) {
 		o.state = "model"
 	}
 	f := &File{name: name, data: data, tensors: map[string]*view{}, meta: map[string]string{}}
-	var err error
 	switch {
 	case len(data) == 0:
 		err = errors.New("the file is empty")
@@ -98,13 +117,13 @@ func parse(name string, data []byte, opts []Option) (*File, error) {
 	// brace behind it cannot.
 	case len(data) > 8 && data[8] == '{':
 		f.format = "safetensors"
-		err = f.parseSafetensors(o.state)
+		err = f.parseSafetensors(o)
 	case bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("PK\x05\x06")):
 		f.format = "pth (zip)"
-		err = f.parseZip(o.state)
+		err = f.parseZip(o)
 	case bytes.HasPrefix(data, []byte("\x80")) && len(data) > 2 && data[1] <= 5 && data[2] == opLong1:
 		f.format = "pth (legacy)"
-		err = f.parseLegacy(o.state)
+		err = f.parseLegacy(o)
 	case len(data) >= 8 && le.Uint64(data) <= uint64(len(data)-8):
 		err = errors.New("its safetensors header is not a JSON object; the file is damaged or of another format")
 	default:
@@ -114,6 +133,22 @@ func parse(name string, data []byte, opts []Option) (*File, error) {
 		return nil, fmt.Errorf("checkpoint: %s: %w", name, err)
 	}
 	return f, nil
+}
+
+// onFault is deferred around whatever touches the file's bytes. A page of a
+// mapping that cannot be had, because the file was truncated or its disk fails,
+// is a fault, which would end the process; it becomes an error. old is the
+// setting of [debug.SetPanicOnFault] to return to.
+func onFault(name string, old bool, err *error) {
+	debug.SetPanicOnFault(old)
+	r := recover()
+	if r == nil {
+		return
+	}
+	if _, ok := r.(interface{ Addr() uintptr }); !ok { // of a fault only
+		panic(r)
+	}
+	*err = fmt.Errorf("checkpoint: %s: the file cannot be read any more; was it changed or removed, or does its disk fail?", name)
 }
 
 func (f *File) noState(want string) error {
@@ -183,7 +218,8 @@ func (f *File) lookup(name string, have int) (*view, error) {
 // Read copies a tensor, in row-major order and converted to float32 (float64
 // and integers are rounded), into dst, which must have exactly its number of
 // elements.
-func (f *File) Read(name string, dst []float32) error {
+func (f *File) Read(name string, dst []float32) (err error) {
+	defer onFault(f.name, debug.SetPanicOnFault(true), &err)
 	v, err := f.lookup(name, len(dst))
 	if err != nil {
 		return err
@@ -197,7 +233,8 @@ func (f *File) Read(name string, dst []float32) error {
 }
 
 // ReadFloat64 is [File.Read] for float64.
-func (f *File) ReadFloat64(name string, dst []float64) error {
+func (f *File) ReadFloat64(name string, dst []float64) (err error) {
+	defer onFault(f.name, debug.SetPanicOnFault(true), &err)
 	v, err := f.lookup(name, len(dst))
 	if err != nil {
 		return err
@@ -207,7 +244,8 @@ func (f *File) ReadFloat64(name string, dst []float64) error {
 }
 
 // ReadInt64 copies a tensor of integers or booleans into dst.
-func (f *File) ReadInt64(name string, dst []int64) error {
+func (f *File) ReadInt64(name string, dst []int64) (err error) {
+	defer onFault(f.name, debug.SetPanicOnFault(true), &err)
 	v, err := f.lookup(name, len(dst))
 	if err != nil {
 		return err
@@ -220,7 +258,8 @@ func (f *File) ReadInt64(name string, dst []int64) error {
 }
 
 // ReadBytes copies a tensor of U8, I8 or BOOL into dst as it is stored.
-func (f *File) ReadBytes(name string, dst []byte) error {
+func (f *File) ReadBytes(name string, dst []byte) (err error) {
+	defer onFault(f.name, debug.SetPanicOnFault(true), &err)
 	v, err := f.lookup(name, len(dst))
 	if err != nil {
 		return err
@@ -258,7 +297,7 @@ func (v *view) each(visit func(i, at int)) {
 
 // Limits of a tensor; doc.go gives them to the reader.
 const (
-	maxDims   = 16
+	maxDims   = 32
 	maxRepeat = 1 << 22 // elements of a tensor with more elements than storage
 )
 

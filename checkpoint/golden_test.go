@@ -4,6 +4,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -52,7 +53,8 @@ func TestGoldenCheckpoints(t *testing.T) {
 	var meta struct {
 		Keys   []string `json:"state_keys"`
 		Config struct {
-			EmbedDim int `json:"embed_dim"`
+			EmbedDim int   `json:"embed_dim"`
+			Depths   []int `json:"depths"`
 		}
 	}
 	golden.JSON(t, "ckpt_tiny", &meta)
@@ -95,7 +97,11 @@ func TestGoldenCheckpoints(t *testing.T) {
 		t.Fatal("no config")
 	}
 	mlla, _ := cfg["MODEL"].(map[string]any)["MLLA"].(map[string]any)
-	if mlla["EMBED_DIM"] != int64(meta.Config.EmbedDim) {
+	var depths []any
+	for _, d := range meta.Config.Depths {
+		depths = append(depths, int64(d))
+	}
+	if mlla["EMBED_DIM"] != int64(meta.Config.EmbedDim) || len(depths) == 0 || !reflect.DeepEqual(mlla["DEPTHS"], depths) {
 		t.Errorf("MODEL.MLLA is %v", mlla)
 	}
 	if _, err := checkpoint.Open(golden.Path(t, "golden", "ckpt_tiny_train.pth"), checkpoint.WithState("ema")); err == nil || !strings.Contains(err.Error(), "it has model") {

@@ -81,9 +81,10 @@ const (
 // the few that copy what the memo may name many times draw on credit.
 type machine struct {
 	in      []byte
+	cut     bool // in ends at a limit, not with the file
 	at      int
 	ops     int
-	credit  int // bytes that copies may still take
+	credit  int64 // bytes that copies may still take
 	stack   []any
 	marks   []int
 	memo    []any // absent entries are notStored
@@ -93,7 +94,7 @@ type machine struct {
 type notStored struct{}
 
 func newMachine(in []byte, persist func(id any) (any, error)) *machine {
-	return &machine{in: in, persist: persist, credit: 1<<16 + 8*len(in)}
+	return &machine{in: in, persist: persist, credit: 1<<16 + 8*int64(len(in))}
 }
 
 // run interprets one pickle from m.in[m.at:] and leaves m.at behind it.
@@ -122,7 +123,7 @@ func (m *machine) run() (value any, err error) {
 
 // pay charges a copy whose size the input does not bound.
 func (m *machine) pay(bytes int) {
-	if m.credit -= bytes; m.credit < 0 {
+	if m.credit -= int64(bytes); m.credit < 0 {
 		m.fail("it repeats its parts too often")
 	}
 }
@@ -134,9 +135,17 @@ func (m *machine) fail(format string, args ...any) {
 	panic(pickleError{fmt.Errorf("the pickle is damaged at byte %d: "+format, append([]any{m.at}, args...)...)})
 }
 
+// short fails for want of n bytes.
+func (m *machine) short(n uint64) {
+	if m.cut {
+		panic(pickleError{fmt.Errorf("the pickle does not end within %d bytes, the limit; the file is damaged, or raise the limit", len(m.in))})
+	}
+	m.fail("%d bytes are wanted where %d are left", n, len(m.in)-m.at)
+}
+
 func (m *machine) take(n int) []byte {
 	if n < 0 || n > len(m.in)-m.at {
-		m.fail("%d bytes are wanted where %d are left", n, len(m.in)-m.at)
+		m.short(uint64(n))
 	}
 	m.at += n
 	return m.in[m.at-n : m.at]
@@ -145,7 +154,7 @@ func (m *machine) take(n int) []byte {
 func (m *machine) take8() []byte {
 	n := le.Uint64(m.take(8))
 	if n > uint64(len(m.in)) {
-		m.fail("%d bytes are wanted where %d are left", n, len(m.in)-m.at)
+		m.short(n)
 	}
 	return m.take(int(n))
 }
@@ -153,13 +162,16 @@ func (m *machine) take8() []byte {
 func (m *machine) take4() []byte {
 	n := le.Uint32(m.take(4))
 	if uint64(n) > uint64(len(m.in)) {
-		m.fail("%d bytes are wanted where %d are left", n, len(m.in)-m.at)
+		m.short(uint64(n))
 	}
 	return m.take(int(n))
 }
 
 func (m *machine) line() string {
 	i := bytes.IndexByte(m.in[m.at:], '\n')
+	if i < 0 && m.cut {
+		m.short(1)
+	}
 	if i < 0 {
 		m.fail("a line does not end")
 	}
@@ -229,7 +241,7 @@ func (m *machine) recall(i uint32) {
 func (m *machine) number(s string) uint32 {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {
-		m.fail("%q is no index", s)
+		m.fail("%.20q is no index", s)
 	}
 	return uint32(n)
 }
@@ -313,9 +325,10 @@ func (m *machine) step(op byte) {
 	case 0x8b: // LONG4
 		m.push(m.long(m.take4()))
 	case 'F': // FLOAT
-		f, err := strconv.ParseFloat(m.line(), 64)
+		s := m.line()
+		f, err := strconv.ParseFloat(s, 64)
 		if err != nil {
-			m.fail("%v", err)
+			m.fail("%.20q is no float64", s)
 		}
 		m.push(f)
 	case 'G': // BINFLOAT, big-endian
@@ -578,10 +591,10 @@ func (m *machine) rebuildTensor(c class, args tuple) any {
 	if s.err != nil {
 		return &tensorValue{err: s.err}
 	}
-	m.pay(256)
 	offset, ok1 := args[1].(int64)
 	shape, ok2 := ints(args[2])
 	strides, ok3 := ints(args[3])
+	m.pay(256 + 24*len(shape))
 	if !ok1 || !ok2 || !ok3 || offset < 0 || offset > maxElements {
 		return bad("offset, shape or strides are no usable integers; the file is damaged")
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,7 +57,7 @@ func (s *storageID) cut(data []byte) *storage {
 
 // parseZip reads the format of torch.save since PyTorch 1.6: a zip archive of
 // NAME/data.pkl and uncompressed NAME/data/KEY.
-func (f *File) parseZip(state string) error {
+func (f *File) parseZip(o options) error {
 	z, err := zip.NewReader(bytes.NewReader(f.data), int64(len(f.data)))
 	if err != nil {
 		return fmt.Errorf("%w; the file is damaged or truncated, download it again", err)
@@ -93,8 +94,8 @@ func (f *File) parseZip(state string) error {
 	if err != nil {
 		return err
 	}
-	if len(pickle) > maxHeader {
-		return fmt.Errorf("data.pkl has %d bytes, above the limit of %d", len(pickle), maxHeader)
+	if uint64(len(pickle)) > o.maxHeader {
+		return fmt.Errorf("data.pkl has %d bytes, above the limit of %d", len(pickle), o.maxHeader)
 	}
 	type use struct { // a storage can be used as more than one type
 		class class
@@ -125,7 +126,7 @@ func (f *File) parseZip(state string) error {
 	if f.object, err = m.run(); err != nil {
 		return err
 	}
-	return f.choose(state)
+	return f.choose(o.state)
 }
 
 // entry returns the content of an archive's entry, which must be stored as it
@@ -148,12 +149,13 @@ func (f *File) entry(e *zip.File) ([]byte, error) {
 // parseLegacy reads the format of torch.save before PyTorch 1.6: pickles of a
 // magic number, a protocol number, system information, the object and the list
 // of storage keys, then each storage as a count and its elements.
-func (f *File) parseLegacy(state string) error {
-	in := f.data[:min(len(f.data), maxHeader)]
+func (f *File) parseLegacy(o options) error {
+	in := f.data[:min(uint64(len(f.data)), o.maxHeader)]
 	persist := func(any) (any, error) {
 		return nil, errors.New("the pickles in front refer to a storage; the file is damaged")
 	}
 	m := newMachine(in, func(id any) (any, error) { return persist(id) })
+	m.cut = len(in) < len(f.data)
 	magic, err := m.run()
 	if err != nil {
 		return err
@@ -253,7 +255,7 @@ func (f *File) parseLegacy(state string) error {
 	if f.object, err = m.run(); err != nil {
 		return err
 	}
-	return f.choose(state)
+	return f.choose(o.state)
 }
 
 func isBig(x any, want *big.Int) bool {
@@ -352,8 +354,8 @@ type collector struct {
 }
 
 func (c *collector) add(name string, t *tensorValue) error {
-	if len(name) > 4096 {
-		return fmt.Errorf("a tensor's name has %d bytes, above the limit of 4096", len(name))
+	if len(name) > maxName {
+		return fmt.Errorf("a tensor's name has %d bytes, above the limit of %d", len(name), maxName)
 	}
 	if t.err != nil {
 		return fmt.Errorf("tensor %q: %w", name, t.err)
@@ -386,8 +388,8 @@ func (c *collector) collect(x any) error {
 		for _, key := range c.path {
 			size += len(key)
 		}
-		if size > 4096 {
-			return fmt.Errorf("a tensor's name has %d bytes, above the limit of 4096", size)
+		if size > maxName {
+			return fmt.Errorf("a tensor's name has %d bytes, above the limit of %d", size, maxName)
 		}
 		return c.add(strings.Join(c.path, "."), t)
 	}
@@ -468,12 +470,16 @@ func scalarString(k any) string {
 // object becomes a map of "__class__", "__args__", "__items__" and "__state__".
 // Keys that are not strings are formatted. Below 64 levels, and beyond a million
 // values, the string "..." stands for the rest, because a pickle may contain
-// itself. Object returns nil for safetensors.
+// itself. Object returns nil for safetensors, and when the file cannot be read
+// any more.
 func (f *File) Object() any {
 	return f.plain(f.object)
 }
 
+// plain returns x as plain Go values, nil if the file cannot be read any more.
 func (f *File) plain(x any) any {
+	var err error // of no interest
+	defer onFault(f.name, debug.SetPanicOnFault(true), &err)
 	p := plainer{budget: min(1<<20, len(f.data)), bytes: len(f.data)}
 	return p.value(x, 0)
 }

@@ -21,14 +21,14 @@ const metadataKey = "__metadata__"
 
 // parseSafetensors reads the header: eight bytes of little-endian length, that
 // many of JSON, then the data, which the tensors must cover exactly.
-func (f *File) parseSafetensors(state string) error {
+func (f *File) parseSafetensors(o options) error {
 	f.state, f.states = "model", []string{"model"}
-	if state != f.state {
-		return f.noState(state)
+	if o.state != f.state {
+		return f.noState(o.state)
 	}
 	size := le.Uint64(f.data)
-	if size > maxHeader {
-		return fmt.Errorf("the header claims %d bytes, above the limit of %d; the file is damaged", size, maxHeader)
+	if size > o.maxHeader {
+		return fmt.Errorf("the header claims %d bytes, above the limit of %d; the file is damaged", size, o.maxHeader)
 	}
 	if size > uint64(len(f.data)-8) {
 		return fmt.Errorf("the header claims %d bytes but the file has only %d; the file is truncated, download it again", size, len(f.data))
@@ -45,6 +45,9 @@ func (f *File) parseSafetensors(state string) error {
 	err := eachKey(header, func(key string, value json.RawMessage) error {
 		if key == metadataKey {
 			return f.parseMetadata(value)
+		}
+		if len(key) > maxName {
+			return fmt.Errorf("tensor %.80q: its name has %d bytes, above the limit of %d", key, len(key), maxName)
 		}
 		v, begin, err := parseEntry(value, data)
 		if err != nil {
@@ -78,7 +81,7 @@ func (f *File) parseMetadata(raw json.RawMessage) error {
 	err := eachKey(raw, func(key string, value json.RawMessage) error {
 		var s *string
 		if json.Unmarshal(value, &s) != nil || s == nil {
-			return fmt.Errorf("%q is not a string", key)
+			return fmt.Errorf("%.80q is not a string", key)
 		}
 		f.meta[key] = *s
 		return nil
@@ -103,7 +106,7 @@ func parseEntry(raw json.RawMessage, data []byte) (*view, uint64, error) {
 			err = json.Unmarshal(value, &offsets)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", key, err)
+			return fmt.Errorf("%s: %.200v", key, err) // it may quote the file at length
 		}
 		return nil
 	})
@@ -161,12 +164,12 @@ func eachKey(data []byte, visit func(key string, value json.RawMessage) error) e
 			return errors.New("a key is not a string")
 		}
 		if seen[key] {
-			return fmt.Errorf("%q appears twice", key)
+			return fmt.Errorf("%.80q appears twice", key)
 		}
 		seen[key] = true
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
-			return fmt.Errorf("%q: %w", key, err)
+			return fmt.Errorf("%.80q: %w", key, err)
 		}
 		if err := visit(key, value); err != nil {
 			return err
@@ -290,6 +293,9 @@ func WriteSafetensors(w io.Writer, tensors []Tensor, metadata map[string]string)
 		t := &tensors[i]
 		if t.Name == "" || seen[t.Name] || !utf8.ValidString(t.Name) {
 			return fmt.Errorf("checkpoint: the tensor name %q is empty, reserved, used twice or not UTF-8", t.Name)
+		}
+		if len(t.Name) > maxName {
+			return fmt.Errorf("checkpoint: the tensor name %.80q has %d bytes, above the limit of %d", t.Name, len(t.Name), maxName)
 		}
 		seen[t.Name] = true
 		size, err := t.check()

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/mila-go/mila/checkpoint"
@@ -94,13 +95,16 @@ func TestSafetensorsRejects(t *testing.T) {
 		"overflow of 32 bits":   {safe(`{"a":{"dtype":"F32","shape":[1073741826],"data_offsets":[0,8]}}`, 8), "needs 4294967304 bytes"},
 		"overflow of 64 bits":   {safe(`{"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,8]}}`, 8), "too large"},
 		"overflow beside zero":  {safe(`{"a":{"dtype":"F32","shape":[0,65536,65536],"data_offsets":[0,0]}}`, 0), "more than"},
-		"dimensions":            {safe(`{"a":{"dtype":"F32","shape":[2`+strings.Repeat(",1", 99)+`],"data_offsets":[0,8]}}`, 8), "dimensions"},
+		"long name":             {safe(`{"`+strings.Repeat("k", 4097)+`":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}`, 8), "its name has 4097 bytes"},
+		"long number":           {safe(`{"a":{"dtype":"F32","shape":[`+strings.Repeat("9", 9999)+`],"data_offsets":[0,8]}}`, 8), `tensor "a": shape`},
+		"dimensions":            {safe(`{"a":{"dtype":"F32","shape":[2`+strings.Repeat(",1", 32)+`],"data_offsets":[0,8]}}`, 8), "dimensions"},
 		"overlap":               {safe(`{`+a+`,"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}`, 12), `tensor "b" begins at byte 4 of the data, expected 8`},
 		"hole":                  {safe(`{`+a+`,"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}`, 16), `tensor "b" begins at byte 12 of the data, expected 8`},
 		"hole in front":         {safe(`{"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}`, 8), "hole"},
 		"empty inside":          {safe(`{`+a+`,"b":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}}`, 8), "expected"},
 		"metadata list":         {safe(`{"__metadata__":["x"],`+a+`}`, 8), "__metadata__ must be an object of strings"},
 		"metadata null":         {safe(`{"__metadata__":null,`+a+`}`, 8), "__metadata__ must be an object of strings"},
+		"metadata long key":     {safe(`{"__metadata__":{"`+strings.Repeat("k", 9999)+`":1},`+a+`}`, 8), "is not a string"},
 		"metadata number":       {safe(`{"__metadata__":{"x":1},`+a+`}`, 8), `"x" is not a string`},
 		"metadata null string":  {safe(`{"__metadata__":{"x":null},`+a+`}`, 8), `"x" is not a string`},
 		"metadata duplicate":    {safe(`{"__metadata__":{"x":"1","x":"2"},`+a+`}`, 8), `"x" appears twice`},
@@ -108,12 +112,12 @@ func TestSafetensorsRejects(t *testing.T) {
 		f, err := checkpoint.Parse(tc.data)
 		if err == nil {
 			t.Errorf("%s: accepted with %v", what, f.Names())
-		} else if !strings.Contains(err.Error(), tc.want) || !strings.HasPrefix(err.Error(), "checkpoint: (memory): ") {
+		} else if !strings.Contains(err.Error(), tc.want) || !strings.HasPrefix(err.Error(), "checkpoint: (memory): ") || len(err.Error()) > 1000 {
 			t.Errorf("%s: %v, want %q", what, err, tc.want)
 		}
 	}
 	// Keys that nobody has defined yet, white space and empty tensors are fine.
-	ok := safe(`{ "e":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]}, "a":{"dtype":"F32","new":[{}],"shape":[2],"data_offsets":[0,8]}}   `, 8)
+	ok := safe(`{ "e":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]}, "a":{"dtype":"F32","new":[{}],"shape":[2`+strings.Repeat(",1", 31)+`],"data_offsets":[0,8]}}   `, 8)
 	if f, err := checkpoint.Parse(ok); err != nil || !slices.Equal(f.Names(), []string{"e", "a"}) {
 		t.Errorf("%v", err)
 	} else {
@@ -330,6 +334,7 @@ func TestWriteRefuses(t *testing.T) {
 	for want, x := range map[string]checkpoint.Tensor{
 		"name":             {Shape: []int{1}, F32: []float32{1}},
 		"reserved":         {Name: "__metadata__", Shape: []int{1}, F32: []float32{1}},
+		"has 4097 bytes":   {Name: strings.Repeat("k", 4097), Shape: []int{1}, F32: []float32{1}},
 		"not UTF-8":        {Name: "\xff", Shape: []int{1}, F32: []float32{1}},
 		"negative":         {Name: "a", Shape: []int{-1}},
 		"more than":        {Name: "a", Shape: []int{1 << 20, 1 << 20}},
@@ -381,6 +386,84 @@ func TestOpenRefuses(t *testing.T) {
 		if _, err := checkpoint.Open(path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%v, want %q", err, want)
 		}
+	}
+}
+
+func TestMaxHeader(t *testing.T) {
+	body := pdict(pstr("w"), ptensor(6, 0, []int64{6}, []int64{1}))
+	for what, tc := range map[string]struct {
+		data []byte
+		need int64 // bytes of the header or pickle
+		want string
+	}{
+		"safetensors": {sample(), int64(binary.LittleEndian.Uint64(sample())), "above the limit"},
+		"zip":         {pth(t, body), int64(len(pickle(body))), "above the limit"},
+		// The pickles end where the only storage begins: 8 bytes and 6 floats.
+		"legacy": {legacy(body, 6), int64(len(legacy(body, 6)) - 32), "the limit"},
+	} {
+		for limit, ok := range map[int64]bool{0: true, -1: true, tc.need: true, tc.need - 1: false, 1: false} {
+			_, err := checkpoint.Parse(tc.data, checkpoint.WithMaxHeader(limit))
+			if ok != (err == nil) || !ok && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%s with a limit of %d: %v", what, limit, err)
+			}
+		}
+	}
+}
+
+// TestFileShrinks: the pages of a mapping whose file was truncated are gone;
+// reading them must not end the process.
+func TestFileShrinks(t *testing.T) {
+	if !checkpoint.Maps {
+		t.Skip("files are read, not mapped")
+	}
+	raw := "B" + string(binary.LittleEndian.AppendUint32(nil, 9)) + "012345678"
+	for what, data := range map[string][]byte{
+		"safetensors": sample(),
+		"pth":         pth(t, pdict(pstr("F32"), ptensor(6, 0, []int64{3}, []int64{2}), pstr("raw"), raw)),
+	} {
+		path := filepath.Join(t.TempDir(), "x")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := checkpoint.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, 0); err != nil {
+			t.Skip(err)
+		}
+		errs := map[string]error{"Read": f.Read("F32", make([]float32, 3)), "ReadFloat64": f.ReadFloat64("F32", make([]float64, 3))}
+		if what == "safetensors" {
+			errs["ReadInt64"] = f.ReadInt64("I64", make([]int64, 3))
+			errs["ReadBytes"] = f.ReadBytes("U8", make([]byte, 5))
+		}
+		for method, err := range errs {
+			if err == nil || !strings.Contains(err.Error(), path+": the file cannot be read any more") {
+				t.Errorf("%s, %s: %v", what, method, err)
+			}
+		}
+		if x := f.Object(); x != nil {
+			t.Errorf("%s: object %v", what, x)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestConcurrentReads is for the race detector.
+func TestConcurrentReads(t *testing.T) {
+	body := pdict(pstr("a"), ptensor(6, 0, []int64{2, 3}, []int64{1, 2}), pstr("b"), ptensor(6, 0, []int64{6}, []int64{1}))
+	for _, data := range [][]byte{sample(), pth(t, body), legacy(body, 6)} {
+		f, err := checkpoint.Parse(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { readAll(t, f) })
+		}
+		wg.Wait()
 	}
 }
 
