@@ -82,7 +82,7 @@ The environment variable MILA_ISA forces an instruction-set level (see mila cpu)
 		Suggest:               true,
 		ExitErrHandler:        func(context.Context, *cli.Command, error) {},
 		Commands: []*cli.Command{
-			classifyCommand(stdin, stdout, stderr), runCommand(stdout, stderr), infoCommand(stdout),
+			classifyCommand(stdin, stdout, stderr), runCommand(stderr), infoCommand(stdout),
 			evalCommand(stdout, stderr), benchCommand(stdout), cpuCommand(stdout),
 		},
 		Action: func(_ context.Context, c *cli.Command) error {

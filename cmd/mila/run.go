@@ -13,7 +13,7 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-func runCommand(_, stderr io.Writer) *cli.Command {
+func runCommand(stderr io.Writer) *cli.Command {
 	return &cli.Command{
 		Name:  "run",
 		Usage: "run a checkpoint on a tensor of images",
