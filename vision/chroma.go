@@ -7,8 +7,7 @@ import "image"
 // standard library replicates chroma samples instead, and reads the studio
 // range of WebP as full range.
 
-// chromaRows returns a function that computes row y of a chroma plane at full
-// resolution.
+// chromaPlane computes rows of a subsampled chroma plane at full resolution.
 type chromaPlane struct {
 	pix      []uint8
 	stride   int
@@ -16,7 +15,6 @@ type chromaPlane struct {
 	w        int
 	hs, vs   int // subsampling factors
 	sum      []int
-	near     []uint8
 	smoothed bool
 }
 

@@ -77,12 +77,9 @@ type answer struct {
 }
 
 func classify(ctx context.Context, c *cli.Command, m *models.Loaded, images []string, side int, stdin io.Reader, stdout, stderr io.Writer) error {
-	classifiers := make([]*models.Classifier, side)
-	for i := range classifiers {
-		var err error
-		if classifiers[i], err = m.NewClassifier(); err != nil {
-			return err
-		}
+	classifiers, err := newClassifiers(m, side)
+	if err != nil {
+		return err
 	}
 	opt := vision.DecodeOptions{MaxPixels: c.Int64("max-pixels"), HonourEXIF: c.Bool("exif")}
 	one := func(worker, i int) answer {
@@ -110,7 +107,7 @@ func classify(ctx context.Context, c *cli.Command, m *models.Loaded, images []st
 	}
 	b := progress(stderr, len(images), "classifying")
 	failed := false
-	err := ordered(ctx, len(images), side, one, func(i int, a answer) {
+	err = ordered(ctx, len(images), side, one, func(i int, a answer) {
 		failed = failed || a.Error != ""
 		b.around(func() { report(a, c.Bool("json"), stdout, stderr) })
 	})

@@ -136,11 +136,9 @@ func eval(ctx context.Context, c *cli.Command, opt models.Options, stdout, stder
 	if err := assign(samples, m); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	classifiers := make([]*models.Classifier, side)
-	for i := range classifiers {
-		if classifiers[i], err = m.NewClassifier(); err != nil {
-			return err
-		}
+	classifiers, err := newClassifiers(m, side)
+	if err != nil {
+		return err
 	}
 	type result struct {
 		rank int // of the true class

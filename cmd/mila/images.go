@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/mila-go/mila/models"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 )
@@ -60,6 +61,17 @@ func workers(images, threads int) (side, each int) {
 		return 1, threads
 	}
 	return threads, 1
+}
+
+// newClassifiers returns one classifier for each image processed side by side.
+func newClassifiers(m *models.Loaded, side int) (out []*models.Classifier, err error) {
+	out = make([]*models.Classifier, side)
+	for i := range out {
+		if out[i], err = m.NewClassifier(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // ordered calls work(worker, i) for i in [0, n) on several goroutines and
