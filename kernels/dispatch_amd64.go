@@ -18,10 +18,6 @@ var (
 // some 80 µs.
 const callWork = 1 << 17
 
-// scratchRows is how many rows of a panel an activation is applied to at a time:
-// few enough that they stay in the L1 cache, and a multiple of both MR.
-const scratchRows = 42
-
 // gemmVector is generic.Gemm at level AVX2 or AVX512. Panels of the weights are
 // the outer loop: each is read once for all rows, which come from the L2 cache.
 func gemmVector(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w []float32, m, n int, e *Epilogue) {
@@ -34,58 +30,54 @@ func gemmVector(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w [
 		generic.Gemm(y, ldy, x, xr, w, m, n, e) // the bias alone
 		return
 	}
+	chunk := max(mr, callWork/k/mr*mr)
 	for j := 0; j < n; j += nr {
-		panel := &w[j*k]
-		cols := min(nr, n-j)
-		if cols < nr || e.Act != Identity || e.Mul != nil {
-			gemmPanel(l, y[j:], ldy, x, xr, panel, m, j, cols, e)
-			continue
+		if n-j < nr {
+			gemmEdge(l, y[j:], ldy, x, xr, &w[j*k], m, j, n-j, e)
+			return
 		}
-		var bias, add *float32
+		var bias, mul, add *float32
 		if e.Bias != nil {
 			bias = &e.Bias[j]
 		}
-		chunk := max(mr, callWork/k/mr*mr)
 		for i := 0; i < m; i += chunk {
-			rows := min(chunk, m-i)
+			if e.Mul != nil {
+				mul = &e.Mul[i*e.LdMul+j]
+			}
 			if e.Add != nil {
 				add = &e.Add[i*e.LdAdd+j]
 			}
-			gemmCall(l, &y[i*ldy+j], ldy, &x[i*xr.Ld], xr, panel, bias, add, e.LdAdd, rows)
+			gemmCall(l, &y[i*ldy+j], ldy, &x[i*xr.Ld], xr, &w[j*k], bias, mul, e.LdMul, add, e.LdAdd, min(chunk, m-i), e.Act)
 		}
 	}
 }
 
-func gemmCall(l Level, y *float32, ldy int, x *float32, xr generic.Rows, w, bias, add *float32, ldadd, rows int) {
+func gemmCall(l Level, y *float32, ldy int, x *float32, xr generic.Rows, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows int, a Activation) {
 	if l == AVX512 {
-		amd64.GemmAVX512(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, add, ldadd, rows)
+		amd64.GemmAVX512(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
 	} else {
-		amd64.GemmAVX2(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, add, ldadd, rows)
+		amd64.GemmAVX2(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
 	}
 }
 
-// gemmPanel computes the columns [j, j+cols) with an epilogue that does more
-// than add, or at the edge of the matrix: through a tile on the stack, so that y
-// may be the epilogue's Add or Mul. y begins at column j.
-func gemmPanel(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w *float32, m, j, cols int, e *Epilogue) {
+// edgeRows is how many rows of the last, partial panel are computed at a time: a
+// multiple of both MR.
+const edgeRows = 42
+
+// gemmEdge computes the last cols columns, from column j on, which do not fill a
+// panel, through a tile on the stack. y begins at column j.
+func gemmEdge(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w *float32, m, j, cols int, e *Epilogue) {
 	const maxNR = amd64.GemmAVX512NR
-	var tile [scratchRows * maxNR]float32
-	var biasRow [maxNR]float32
+	var tile [edgeRows * maxNR]float32
+	var bias [maxNR]float32
 	if e.Bias != nil {
-		copy(biasRow[:cols], e.Bias[j:])
+		copy(bias[:cols], e.Bias[j:])
 	}
 	nr := l.panel()
-	chunk := max(1, min(scratchRows, callWork/(xr.Segs*xr.SegLen)))
+	chunk := max(1, min(edgeRows, callWork/(xr.Segs*xr.SegLen)))
 	for i := 0; i < m; i += chunk {
 		rows := min(chunk, m-i)
-		gemmCall(l, &tile[0], nr, &x[i*xr.Ld], xr, w, &biasRow[0], nil, 0, rows)
-		if e.Mul == nil && e.Add == nil {
-			activateVector(l, e.Act, y[i*ldy:], ldy, tile[:], nr, rows, cols)
-			continue
-		}
-		if e.Act != Identity {
-			activateVector(l, e.Act, tile[:], nr, tile[:], nr, rows, cols)
-		}
+		gemmCall(l, &tile[0], nr, &x[i*xr.Ld], xr, w, &bias[0], nil, 0, nil, 0, rows, e.Act)
 		for r := range rows {
 			acc := tile[r*nr : r*nr+cols]
 			if e.Mul != nil {
@@ -296,10 +288,10 @@ func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv i
 				state := kv[ch*d+p*nr:]
 				w := &values[p*tokenBlock*nr]
 				if d%nr == 0 {
-					gemmCall(l, &state[0], d, &keys[0], xr, w, nil, &state[0], d, d)
+					gemmCall(l, &state[0], d, &keys[0], xr, w, nil, nil, 0, &state[0], d, d, Identity)
 					continue
 				}
-				gemmCall(l, &tile[0], nr, &keys[0], xr, w, nil, nil, 0, d)
+				gemmCall(l, &tile[0], nr, &keys[0], xr, w, nil, nil, 0, nil, 0, d, Identity)
 				for a := range d {
 					for b := range min(nr, d-p*nr) {
 						state[a*d+b] += tile[a*nr+b]
@@ -344,7 +336,7 @@ func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, k
 			}
 			xr := generic.Rows{Ld: d, Segs: 1, SegLen: d}
 			for p := range panelsOf(d, nr) {
-				gemmCall(l, &tile[0], nr, &queries[0], xr, &state[p*d*nr], nil, nil, 0, n)
+				gemmCall(l, &tile[0], nr, &queries[0], xr, &state[p*d*nr], nil, nil, 0, nil, 0, n, Identity)
 				for i := range n {
 					cols := min(nr, d-p*nr)
 					dst, src, f := y[(t0+i)*ldy+ch+p*nr:][:cols], tile[i*nr:][:cols], inv[i]

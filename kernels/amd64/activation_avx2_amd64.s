@@ -5,328 +5,250 @@
 #include "textflag.h"
 
 
-DATA consts<>+0(SB)/4, $0xc2d00000
-DATA consts<>+4(SB)/4, $0xc2d00000
-DATA consts<>+8(SB)/4, $0xc2d00000
-DATA consts<>+12(SB)/4, $0xc2d00000
-DATA consts<>+16(SB)/4, $0xc2d00000
-DATA consts<>+20(SB)/4, $0xc2d00000
-DATA consts<>+24(SB)/4, $0xc2d00000
-DATA consts<>+28(SB)/4, $0xc2d00000
-DATA consts<>+32(SB)/4, $0x42b20000
-DATA consts<>+36(SB)/4, $0x42b20000
-DATA consts<>+40(SB)/4, $0x42b20000
-DATA consts<>+44(SB)/4, $0x42b20000
-DATA consts<>+48(SB)/4, $0x42b20000
-DATA consts<>+52(SB)/4, $0x42b20000
-DATA consts<>+56(SB)/4, $0x42b20000
-DATA consts<>+60(SB)/4, $0x42b20000
-DATA consts<>+64(SB)/4, $0x3fb8aa3b
-DATA consts<>+68(SB)/4, $0x3fb8aa3b
-DATA consts<>+72(SB)/4, $0x3fb8aa3b
-DATA consts<>+76(SB)/4, $0x3fb8aa3b
-DATA consts<>+80(SB)/4, $0x3fb8aa3b
-DATA consts<>+84(SB)/4, $0x3fb8aa3b
-DATA consts<>+88(SB)/4, $0x3fb8aa3b
-DATA consts<>+92(SB)/4, $0x3fb8aa3b
-DATA consts<>+96(SB)/4, $0x3f318000
-DATA consts<>+100(SB)/4, $0x3f318000
-DATA consts<>+104(SB)/4, $0x3f318000
-DATA consts<>+108(SB)/4, $0x3f318000
-DATA consts<>+112(SB)/4, $0x3f318000
-DATA consts<>+116(SB)/4, $0x3f318000
-DATA consts<>+120(SB)/4, $0x3f318000
-DATA consts<>+124(SB)/4, $0x3f318000
-DATA consts<>+128(SB)/4, $0xb95e8083
-DATA consts<>+132(SB)/4, $0xb95e8083
-DATA consts<>+136(SB)/4, $0xb95e8083
-DATA consts<>+140(SB)/4, $0xb95e8083
-DATA consts<>+144(SB)/4, $0xb95e8083
-DATA consts<>+148(SB)/4, $0xb95e8083
-DATA consts<>+152(SB)/4, $0xb95e8083
-DATA consts<>+156(SB)/4, $0xb95e8083
-DATA consts<>+160(SB)/4, $0x3f800000
-DATA consts<>+164(SB)/4, $0x3f800000
-DATA consts<>+168(SB)/4, $0x3f800000
-DATA consts<>+172(SB)/4, $0x3f800000
-DATA consts<>+176(SB)/4, $0x3f800000
-DATA consts<>+180(SB)/4, $0x3f800000
-DATA consts<>+184(SB)/4, $0x3f800000
-DATA consts<>+188(SB)/4, $0x3f800000
-DATA consts<>+192(SB)/4, $0x3f800000
-DATA consts<>+196(SB)/4, $0x3f800000
-DATA consts<>+200(SB)/4, $0x3f800000
-DATA consts<>+204(SB)/4, $0x3f800000
-DATA consts<>+208(SB)/4, $0x3f800000
-DATA consts<>+212(SB)/4, $0x3f800000
-DATA consts<>+216(SB)/4, $0x3f800000
-DATA consts<>+220(SB)/4, $0x3f800000
-DATA consts<>+224(SB)/4, $0x3efffffe
-DATA consts<>+228(SB)/4, $0x3efffffe
-DATA consts<>+232(SB)/4, $0x3efffffe
-DATA consts<>+236(SB)/4, $0x3efffffe
-DATA consts<>+240(SB)/4, $0x3efffffe
-DATA consts<>+244(SB)/4, $0x3efffffe
-DATA consts<>+248(SB)/4, $0x3efffffe
-DATA consts<>+252(SB)/4, $0x3efffffe
-DATA consts<>+256(SB)/4, $0x3e2aaa49
-DATA consts<>+260(SB)/4, $0x3e2aaa49
-DATA consts<>+264(SB)/4, $0x3e2aaa49
-DATA consts<>+268(SB)/4, $0x3e2aaa49
-DATA consts<>+272(SB)/4, $0x3e2aaa49
-DATA consts<>+276(SB)/4, $0x3e2aaa49
-DATA consts<>+280(SB)/4, $0x3e2aaa49
-DATA consts<>+284(SB)/4, $0x3e2aaa49
-DATA consts<>+288(SB)/4, $0x3d2aac79
-DATA consts<>+292(SB)/4, $0x3d2aac79
-DATA consts<>+296(SB)/4, $0x3d2aac79
-DATA consts<>+300(SB)/4, $0x3d2aac79
-DATA consts<>+304(SB)/4, $0x3d2aac79
-DATA consts<>+308(SB)/4, $0x3d2aac79
-DATA consts<>+312(SB)/4, $0x3d2aac79
-DATA consts<>+316(SB)/4, $0x3d2aac79
-DATA consts<>+320(SB)/4, $0x3c091cf2
-DATA consts<>+324(SB)/4, $0x3c091cf2
-DATA consts<>+328(SB)/4, $0x3c091cf2
-DATA consts<>+332(SB)/4, $0x3c091cf2
-DATA consts<>+336(SB)/4, $0x3c091cf2
-DATA consts<>+340(SB)/4, $0x3c091cf2
-DATA consts<>+344(SB)/4, $0x3c091cf2
-DATA consts<>+348(SB)/4, $0x3c091cf2
-DATA consts<>+352(SB)/4, $0x3ab51212
-DATA consts<>+356(SB)/4, $0x3ab51212
-DATA consts<>+360(SB)/4, $0x3ab51212
-DATA consts<>+364(SB)/4, $0x3ab51212
-DATA consts<>+368(SB)/4, $0x3ab51212
-DATA consts<>+372(SB)/4, $0x3ab51212
-DATA consts<>+376(SB)/4, $0x3ab51212
-DATA consts<>+380(SB)/4, $0x3ab51212
-DATA consts<>+384(SB)/4, $0x3eb8b27f
-DATA consts<>+388(SB)/4, $0x3eb8b27f
-DATA consts<>+392(SB)/4, $0x3eb8b27f
-DATA consts<>+396(SB)/4, $0x3eb8b27f
-DATA consts<>+400(SB)/4, $0x3eb8b27f
-DATA consts<>+404(SB)/4, $0x3eb8b27f
-DATA consts<>+408(SB)/4, $0x3eb8b27f
-DATA consts<>+412(SB)/4, $0x3eb8b27f
-DATA consts<>+416(SB)/4, $0xbe386e66
-DATA consts<>+420(SB)/4, $0xbe386e66
-DATA consts<>+424(SB)/4, $0xbe386e66
-DATA consts<>+428(SB)/4, $0xbe386e66
-DATA consts<>+432(SB)/4, $0xbe386e66
-DATA consts<>+436(SB)/4, $0xbe386e66
-DATA consts<>+440(SB)/4, $0xbe386e66
-DATA consts<>+444(SB)/4, $0xbe386e66
-DATA consts<>+448(SB)/4, $0x3e094d6f
-DATA consts<>+452(SB)/4, $0x3e094d6f
-DATA consts<>+456(SB)/4, $0x3e094d6f
-DATA consts<>+460(SB)/4, $0x3e094d6f
-DATA consts<>+464(SB)/4, $0x3e094d6f
-DATA consts<>+468(SB)/4, $0x3e094d6f
-DATA consts<>+472(SB)/4, $0x3e094d6f
-DATA consts<>+476(SB)/4, $0x3e094d6f
-DATA consts<>+480(SB)/4, $0xbddf9943
-DATA consts<>+484(SB)/4, $0xbddf9943
-DATA consts<>+488(SB)/4, $0xbddf9943
-DATA consts<>+492(SB)/4, $0xbddf9943
-DATA consts<>+496(SB)/4, $0xbddf9943
-DATA consts<>+500(SB)/4, $0xbddf9943
-DATA consts<>+504(SB)/4, $0xbddf9943
-DATA consts<>+508(SB)/4, $0xbddf9943
-DATA consts<>+512(SB)/4, $0x3db98c11
-DATA consts<>+516(SB)/4, $0x3db98c11
-DATA consts<>+520(SB)/4, $0x3db98c11
-DATA consts<>+524(SB)/4, $0x3db98c11
-DATA consts<>+528(SB)/4, $0x3db98c11
-DATA consts<>+532(SB)/4, $0x3db98c11
-DATA consts<>+536(SB)/4, $0x3db98c11
-DATA consts<>+540(SB)/4, $0x3db98c11
-DATA consts<>+544(SB)/4, $0xbd979954
-DATA consts<>+548(SB)/4, $0xbd979954
-DATA consts<>+552(SB)/4, $0xbd979954
-DATA consts<>+556(SB)/4, $0xbd979954
-DATA consts<>+560(SB)/4, $0xbd979954
-DATA consts<>+564(SB)/4, $0xbd979954
-DATA consts<>+568(SB)/4, $0xbd979954
-DATA consts<>+572(SB)/4, $0xbd979954
-DATA consts<>+576(SB)/4, $0x3d6f2028
-DATA consts<>+580(SB)/4, $0x3d6f2028
-DATA consts<>+584(SB)/4, $0x3d6f2028
-DATA consts<>+588(SB)/4, $0x3d6f2028
-DATA consts<>+592(SB)/4, $0x3d6f2028
-DATA consts<>+596(SB)/4, $0x3d6f2028
-DATA consts<>+600(SB)/4, $0x3d6f2028
-DATA consts<>+604(SB)/4, $0x3d6f2028
-DATA consts<>+608(SB)/4, $0xbd31d565
-DATA consts<>+612(SB)/4, $0xbd31d565
-DATA consts<>+616(SB)/4, $0xbd31d565
-DATA consts<>+620(SB)/4, $0xbd31d565
-DATA consts<>+624(SB)/4, $0xbd31d565
-DATA consts<>+628(SB)/4, $0xbd31d565
-DATA consts<>+632(SB)/4, $0xbd31d565
-DATA consts<>+636(SB)/4, $0xbd31d565
-DATA consts<>+640(SB)/4, $0x3cf3b558
-DATA consts<>+644(SB)/4, $0x3cf3b558
-DATA consts<>+648(SB)/4, $0x3cf3b558
-DATA consts<>+652(SB)/4, $0x3cf3b558
-DATA consts<>+656(SB)/4, $0x3cf3b558
-DATA consts<>+660(SB)/4, $0x3cf3b558
-DATA consts<>+664(SB)/4, $0x3cf3b558
-DATA consts<>+668(SB)/4, $0x3cf3b558
-DATA consts<>+672(SB)/4, $0xbca45480
-DATA consts<>+676(SB)/4, $0xbca45480
-DATA consts<>+680(SB)/4, $0xbca45480
-DATA consts<>+684(SB)/4, $0xbca45480
-DATA consts<>+688(SB)/4, $0xbca45480
-DATA consts<>+692(SB)/4, $0xbca45480
-DATA consts<>+696(SB)/4, $0xbca45480
-DATA consts<>+700(SB)/4, $0xbca45480
-DATA consts<>+704(SB)/4, $0x3c676519
-DATA consts<>+708(SB)/4, $0x3c676519
-DATA consts<>+712(SB)/4, $0x3c676519
-DATA consts<>+716(SB)/4, $0x3c676519
-DATA consts<>+720(SB)/4, $0x3c676519
-DATA consts<>+724(SB)/4, $0x3c676519
-DATA consts<>+728(SB)/4, $0x3c676519
-DATA consts<>+732(SB)/4, $0x3c676519
-DATA consts<>+736(SB)/4, $0xbbf794f4
-DATA consts<>+740(SB)/4, $0xbbf794f4
-DATA consts<>+744(SB)/4, $0xbbf794f4
-DATA consts<>+748(SB)/4, $0xbbf794f4
-DATA consts<>+752(SB)/4, $0xbbf794f4
-DATA consts<>+756(SB)/4, $0xbbf794f4
-DATA consts<>+760(SB)/4, $0xbbf794f4
-DATA consts<>+764(SB)/4, $0xbbf794f4
-DATA consts<>+768(SB)/4, $0x3b0275ff
-DATA consts<>+772(SB)/4, $0x3b0275ff
-DATA consts<>+776(SB)/4, $0x3b0275ff
-DATA consts<>+780(SB)/4, $0x3b0275ff
-DATA consts<>+784(SB)/4, $0x3b0275ff
-DATA consts<>+788(SB)/4, $0x3b0275ff
-DATA consts<>+792(SB)/4, $0x3b0275ff
-DATA consts<>+796(SB)/4, $0x3b0275ff
-DATA consts<>+800(SB)/4, $0xbac1c1d0
-DATA consts<>+804(SB)/4, $0xbac1c1d0
-DATA consts<>+808(SB)/4, $0xbac1c1d0
-DATA consts<>+812(SB)/4, $0xbac1c1d0
-DATA consts<>+816(SB)/4, $0xbac1c1d0
-DATA consts<>+820(SB)/4, $0xbac1c1d0
-DATA consts<>+824(SB)/4, $0xbac1c1d0
-DATA consts<>+828(SB)/4, $0xbac1c1d0
-DATA consts<>+832(SB)/4, $0x3b0813f9
-DATA consts<>+836(SB)/4, $0x3b0813f9
-DATA consts<>+840(SB)/4, $0x3b0813f9
-DATA consts<>+844(SB)/4, $0x3b0813f9
-DATA consts<>+848(SB)/4, $0x3b0813f9
-DATA consts<>+852(SB)/4, $0x3b0813f9
-DATA consts<>+856(SB)/4, $0x3b0813f9
-DATA consts<>+860(SB)/4, $0x3b0813f9
-DATA consts<>+864(SB)/4, $0xba5666ba
-DATA consts<>+868(SB)/4, $0xba5666ba
-DATA consts<>+872(SB)/4, $0xba5666ba
-DATA consts<>+876(SB)/4, $0xba5666ba
-DATA consts<>+880(SB)/4, $0xba5666ba
-DATA consts<>+884(SB)/4, $0xba5666ba
-DATA consts<>+888(SB)/4, $0xba5666ba
-DATA consts<>+892(SB)/4, $0xba5666ba
-DATA consts<>+896(SB)/4, $0x3f800000
-DATA consts<>+900(SB)/4, $0x3f800000
-DATA consts<>+904(SB)/4, $0x3f800000
-DATA consts<>+908(SB)/4, $0x3f800000
-DATA consts<>+912(SB)/4, $0x3f800000
-DATA consts<>+916(SB)/4, $0x3f800000
-DATA consts<>+920(SB)/4, $0x3f800000
-DATA consts<>+924(SB)/4, $0x3f800000
-DATA consts<>+928(SB)/4, $0xbf800000
-DATA consts<>+932(SB)/4, $0xbf800000
-DATA consts<>+936(SB)/4, $0xbf800000
-DATA consts<>+940(SB)/4, $0xbf800000
-DATA consts<>+944(SB)/4, $0xbf800000
-DATA consts<>+948(SB)/4, $0xbf800000
-DATA consts<>+952(SB)/4, $0xbf800000
-DATA consts<>+956(SB)/4, $0xbf800000
-DATA consts<>+960(SB)/4, $0x3f000000
-DATA consts<>+964(SB)/4, $0x3f000000
-DATA consts<>+968(SB)/4, $0x3f000000
-DATA consts<>+972(SB)/4, $0x3f000000
-DATA consts<>+976(SB)/4, $0x3f000000
-DATA consts<>+980(SB)/4, $0x3f000000
-DATA consts<>+984(SB)/4, $0x3f000000
-DATA consts<>+988(SB)/4, $0x3f000000
-DATA consts<>+992(SB)/4, $0x3f3504f3
-DATA consts<>+996(SB)/4, $0x3f3504f3
-DATA consts<>+1000(SB)/4, $0x3f3504f3
-DATA consts<>+1004(SB)/4, $0x3f3504f3
-DATA consts<>+1008(SB)/4, $0x3f3504f3
-DATA consts<>+1012(SB)/4, $0x3f3504f3
-DATA consts<>+1016(SB)/4, $0x3f3504f3
-DATA consts<>+1020(SB)/4, $0x3f3504f3
-DATA consts<>+1024(SB)/4, $0x3d85471e
-DATA consts<>+1028(SB)/4, $0x3d85471e
-DATA consts<>+1032(SB)/4, $0x3d85471e
-DATA consts<>+1036(SB)/4, $0x3d85471e
-DATA consts<>+1040(SB)/4, $0x3d85471e
-DATA consts<>+1044(SB)/4, $0x3d85471e
-DATA consts<>+1048(SB)/4, $0x3d85471e
-DATA consts<>+1052(SB)/4, $0x3d85471e
-DATA consts<>+1056(SB)/4, $0x3e05471e
-DATA consts<>+1060(SB)/4, $0x3e05471e
-DATA consts<>+1064(SB)/4, $0x3e05471e
-DATA consts<>+1068(SB)/4, $0x3e05471e
-DATA consts<>+1072(SB)/4, $0x3e05471e
-DATA consts<>+1076(SB)/4, $0x3e05471e
-DATA consts<>+1080(SB)/4, $0x3e05471e
-DATA consts<>+1084(SB)/4, $0x3e05471e
-DATA consts<>+1088(SB)/4, $0x407ae148
-DATA consts<>+1092(SB)/4, $0x407ae148
-DATA consts<>+1096(SB)/4, $0x407ae148
-DATA consts<>+1100(SB)/4, $0x407ae148
-DATA consts<>+1104(SB)/4, $0x407ae148
-DATA consts<>+1108(SB)/4, $0x407ae148
-DATA consts<>+1112(SB)/4, $0x407ae148
-DATA consts<>+1116(SB)/4, $0x407ae148
-DATA consts<>+1120(SB)/4, $0x80000000
-DATA consts<>+1124(SB)/4, $0x80000000
-DATA consts<>+1128(SB)/4, $0x80000000
-DATA consts<>+1132(SB)/4, $0x80000000
-DATA consts<>+1136(SB)/4, $0x80000000
-DATA consts<>+1140(SB)/4, $0x80000000
-DATA consts<>+1144(SB)/4, $0x80000000
-DATA consts<>+1148(SB)/4, $0x80000000
-DATA consts<>+1152(SB)/4, $0x7fffffff
-DATA consts<>+1156(SB)/4, $0x7fffffff
-DATA consts<>+1160(SB)/4, $0x7fffffff
-DATA consts<>+1164(SB)/4, $0x7fffffff
-DATA consts<>+1168(SB)/4, $0x7fffffff
-DATA consts<>+1172(SB)/4, $0x7fffffff
-DATA consts<>+1176(SB)/4, $0x7fffffff
-DATA consts<>+1180(SB)/4, $0x7fffffff
-DATA consts<>+1184(SB)/4, $0x0000007f
-DATA consts<>+1188(SB)/4, $0x0000007f
-DATA consts<>+1192(SB)/4, $0x0000007f
-DATA consts<>+1196(SB)/4, $0x0000007f
-DATA consts<>+1200(SB)/4, $0x0000007f
-DATA consts<>+1204(SB)/4, $0x0000007f
-DATA consts<>+1208(SB)/4, $0x0000007f
-DATA consts<>+1212(SB)/4, $0x0000007f
-GLOBL consts<>(SB), RODATA|NOPTR, $1216
-DATA tails<>+0(SB)/4, $-1
-DATA tails<>+4(SB)/4, $-1
-DATA tails<>+8(SB)/4, $-1
-DATA tails<>+12(SB)/4, $-1
-DATA tails<>+16(SB)/4, $-1
-DATA tails<>+20(SB)/4, $-1
-DATA tails<>+24(SB)/4, $-1
-DATA tails<>+28(SB)/4, $-1
-DATA tails<>+32(SB)/4, $0
-DATA tails<>+36(SB)/4, $0
-DATA tails<>+40(SB)/4, $0
-DATA tails<>+44(SB)/4, $0
-DATA tails<>+48(SB)/4, $0
-DATA tails<>+52(SB)/4, $0
-DATA tails<>+56(SB)/4, $0
-DATA tails<>+60(SB)/4, $0
-GLOBL tails<>(SB), RODATA|NOPTR, $64
+
+DATA ·constsAVX2+0(SB)/4, $0xc2d00000
+DATA ·constsAVX2+4(SB)/4, $0xc2d00000
+DATA ·constsAVX2+8(SB)/4, $0xc2d00000
+DATA ·constsAVX2+12(SB)/4, $0xc2d00000
+DATA ·constsAVX2+16(SB)/4, $0xc2d00000
+DATA ·constsAVX2+20(SB)/4, $0xc2d00000
+DATA ·constsAVX2+24(SB)/4, $0xc2d00000
+DATA ·constsAVX2+28(SB)/4, $0xc2d00000
+DATA ·constsAVX2+32(SB)/4, $0x42b20000
+DATA ·constsAVX2+36(SB)/4, $0x42b20000
+DATA ·constsAVX2+40(SB)/4, $0x42b20000
+DATA ·constsAVX2+44(SB)/4, $0x42b20000
+DATA ·constsAVX2+48(SB)/4, $0x42b20000
+DATA ·constsAVX2+52(SB)/4, $0x42b20000
+DATA ·constsAVX2+56(SB)/4, $0x42b20000
+DATA ·constsAVX2+60(SB)/4, $0x42b20000
+DATA ·constsAVX2+64(SB)/4, $0x3fb8aa3b
+DATA ·constsAVX2+68(SB)/4, $0x3fb8aa3b
+DATA ·constsAVX2+72(SB)/4, $0x3fb8aa3b
+DATA ·constsAVX2+76(SB)/4, $0x3fb8aa3b
+DATA ·constsAVX2+80(SB)/4, $0x3fb8aa3b
+DATA ·constsAVX2+84(SB)/4, $0x3fb8aa3b
+DATA ·constsAVX2+88(SB)/4, $0x3fb8aa3b
+DATA ·constsAVX2+92(SB)/4, $0x3fb8aa3b
+DATA ·constsAVX2+96(SB)/4, $0x3f317218
+DATA ·constsAVX2+100(SB)/4, $0x3f317218
+DATA ·constsAVX2+104(SB)/4, $0x3f317218
+DATA ·constsAVX2+108(SB)/4, $0x3f317218
+DATA ·constsAVX2+112(SB)/4, $0x3f317218
+DATA ·constsAVX2+116(SB)/4, $0x3f317218
+DATA ·constsAVX2+120(SB)/4, $0x3f317218
+DATA ·constsAVX2+124(SB)/4, $0x3f317218
+DATA ·constsAVX2+128(SB)/4, $0x3f318000
+DATA ·constsAVX2+132(SB)/4, $0x3f318000
+DATA ·constsAVX2+136(SB)/4, $0x3f318000
+DATA ·constsAVX2+140(SB)/4, $0x3f318000
+DATA ·constsAVX2+144(SB)/4, $0x3f318000
+DATA ·constsAVX2+148(SB)/4, $0x3f318000
+DATA ·constsAVX2+152(SB)/4, $0x3f318000
+DATA ·constsAVX2+156(SB)/4, $0x3f318000
+DATA ·constsAVX2+160(SB)/4, $0xb95e8083
+DATA ·constsAVX2+164(SB)/4, $0xb95e8083
+DATA ·constsAVX2+168(SB)/4, $0xb95e8083
+DATA ·constsAVX2+172(SB)/4, $0xb95e8083
+DATA ·constsAVX2+176(SB)/4, $0xb95e8083
+DATA ·constsAVX2+180(SB)/4, $0xb95e8083
+DATA ·constsAVX2+184(SB)/4, $0xb95e8083
+DATA ·constsAVX2+188(SB)/4, $0xb95e8083
+DATA ·constsAVX2+192(SB)/4, $0x49c00000
+DATA ·constsAVX2+196(SB)/4, $0x49c00000
+DATA ·constsAVX2+200(SB)/4, $0x49c00000
+DATA ·constsAVX2+204(SB)/4, $0x49c00000
+DATA ·constsAVX2+208(SB)/4, $0x49c00000
+DATA ·constsAVX2+212(SB)/4, $0x49c00000
+DATA ·constsAVX2+216(SB)/4, $0x49c00000
+DATA ·constsAVX2+220(SB)/4, $0x49c00000
+DATA ·constsAVX2+224(SB)/4, $0x3f800000
+DATA ·constsAVX2+228(SB)/4, $0x3f8b95c2
+DATA ·constsAVX2+232(SB)/4, $0x3f9837f0
+DATA ·constsAVX2+236(SB)/4, $0x3fa5fed7
+DATA ·constsAVX2+240(SB)/4, $0x3fb504f3
+DATA ·constsAVX2+244(SB)/4, $0x3fc5672a
+DATA ·constsAVX2+248(SB)/4, $0x3fd744fd
+DATA ·constsAVX2+252(SB)/4, $0x3feac0c7
+DATA ·constsAVX2+256(SB)/4, $0x3f000000
+DATA ·constsAVX2+260(SB)/4, $0x3f000000
+DATA ·constsAVX2+264(SB)/4, $0x3f000000
+DATA ·constsAVX2+268(SB)/4, $0x3f000000
+DATA ·constsAVX2+272(SB)/4, $0x3f000000
+DATA ·constsAVX2+276(SB)/4, $0x3f000000
+DATA ·constsAVX2+280(SB)/4, $0x3f000000
+DATA ·constsAVX2+284(SB)/4, $0x3f000000
+DATA ·constsAVX2+288(SB)/4, $0x3e2aadbe
+DATA ·constsAVX2+292(SB)/4, $0x3e2aadbe
+DATA ·constsAVX2+296(SB)/4, $0x3e2aadbe
+DATA ·constsAVX2+300(SB)/4, $0x3e2aadbe
+DATA ·constsAVX2+304(SB)/4, $0x3e2aadbe
+DATA ·constsAVX2+308(SB)/4, $0x3e2aadbe
+DATA ·constsAVX2+312(SB)/4, $0x3e2aadbe
+DATA ·constsAVX2+316(SB)/4, $0x3e2aadbe
+DATA ·constsAVX2+320(SB)/4, $0x3d2aacb7
+DATA ·constsAVX2+324(SB)/4, $0x3d2aacb7
+DATA ·constsAVX2+328(SB)/4, $0x3d2aacb7
+DATA ·constsAVX2+332(SB)/4, $0x3d2aacb7
+DATA ·constsAVX2+336(SB)/4, $0x3d2aacb7
+DATA ·constsAVX2+340(SB)/4, $0x3d2aacb7
+DATA ·constsAVX2+344(SB)/4, $0x3d2aacb7
+DATA ·constsAVX2+348(SB)/4, $0x3d2aacb7
+DATA ·constsAVX2+352(SB)/4, $0x3f9d89d9
+DATA ·constsAVX2+356(SB)/4, $0x3f9d89d9
+DATA ·constsAVX2+360(SB)/4, $0x3f9d89d9
+DATA ·constsAVX2+364(SB)/4, $0x3f9d89d9
+DATA ·constsAVX2+368(SB)/4, $0x3f9d89d9
+DATA ·constsAVX2+372(SB)/4, $0x3f9d89d9
+DATA ·constsAVX2+376(SB)/4, $0x3f9d89d9
+DATA ·constsAVX2+380(SB)/4, $0x3f9d89d9
+DATA ·constsAVX2+384(SB)/4, $0x3f500000
+DATA ·constsAVX2+388(SB)/4, $0x3f500000
+DATA ·constsAVX2+392(SB)/4, $0x3f500000
+DATA ·constsAVX2+396(SB)/4, $0x3f500000
+DATA ·constsAVX2+400(SB)/4, $0x3f500000
+DATA ·constsAVX2+404(SB)/4, $0x3f500000
+DATA ·constsAVX2+408(SB)/4, $0x3f500000
+DATA ·constsAVX2+412(SB)/4, $0x3f500000
+DATA ·constsAVX2+416(SB)/4, $0x40b60000
+DATA ·constsAVX2+420(SB)/4, $0x40b60000
+DATA ·constsAVX2+424(SB)/4, $0x40b60000
+DATA ·constsAVX2+428(SB)/4, $0x40b60000
+DATA ·constsAVX2+432(SB)/4, $0x40b60000
+DATA ·constsAVX2+436(SB)/4, $0x40b60000
+DATA ·constsAVX2+440(SB)/4, $0x40b60000
+DATA ·constsAVX2+444(SB)/4, $0x40b60000
+DATA ·constsAVX2+448(SB)/4, $0x4b400000
+DATA ·constsAVX2+452(SB)/4, $0x4b400000
+DATA ·constsAVX2+456(SB)/4, $0x4b400000
+DATA ·constsAVX2+460(SB)/4, $0x4b400000
+DATA ·constsAVX2+464(SB)/4, $0x4b400000
+DATA ·constsAVX2+468(SB)/4, $0x4b400000
+DATA ·constsAVX2+472(SB)/4, $0x4b400000
+DATA ·constsAVX2+476(SB)/4, $0x4b400000
+DATA ·constsAVX2+480(SB)/4, $0xaf80b5f9
+DATA ·constsAVX2+484(SB)/4, $0x3e955ff1
+DATA ·constsAVX2+488(SB)/4, $0x3ee5559a
+DATA ·constsAVX2+492(SB)/4, $0x3efc36c6
+DATA ·constsAVX2+496(SB)/4, $0x3effb45e
+DATA ·constsAVX2+500(SB)/4, $0x3efffcd1
+DATA ·constsAVX2+504(SB)/4, $0x3effffee
+DATA ·constsAVX2+508(SB)/4, $0x3f000000
+DATA ·constsAVX2+512(SB)/4, $0x3ecc422c
+DATA ·constsAVX2+516(SB)/4, $0x3e92d5bb
+DATA ·constsAVX2+520(SB)/4, $0x3dda30d5
+DATA ·constsAVX2+524(SB)/4, $0x3ca78c17
+DATA ·constsAVX2+528(SB)/4, $0x3b04f9a5
+DATA ·constsAVX2+532(SB)/4, $0x38da2d79
+DATA ·constsAVX2+536(SB)/4, $0x36390f6f
+DATA ·constsAVX2+540(SB)/4, $0x00000000
+DATA ·constsAVX2+544(SB)/4, $0xb615d647
+DATA ·constsAVX2+548(SB)/4, $0xbdee9b33
+DATA ·constsAVX2+552(SB)/4, $0xbdb147a5
+DATA ·constsAVX2+556(SB)/4, $0xbccc330e
+DATA ·constsAVX2+560(SB)/4, $0xbb5815ac
+DATA ·constsAVX2+564(SB)/4, $0xb95d9075
+DATA ·constsAVX2+568(SB)/4, $0xb6e16d7c
+DATA ·constsAVX2+572(SB)/4, $0x00000000
+DATA ·constsAVX2+576(SB)/4, $0xbd881ab7
+DATA ·constsAVX2+580(SB)/4, $0xbc8528cd
+DATA ·constsAVX2+584(SB)/4, $0x3cee92b1
+DATA ·constsAVX2+588(SB)/4, $0x3c8a0a24
+DATA ·constsAVX2+592(SB)/4, $0x3b53f489
+DATA ·constsAVX2+596(SB)/4, $0x398ca267
+DATA ·constsAVX2+600(SB)/4, $0x372e149f
+DATA ·constsAVX2+604(SB)/4, $0x00000000
+DATA ·constsAVX2+608(SB)/4, $0xb9772b4b
+DATA ·constsAVX2+612(SB)/4, $0x3cba0d20
+DATA ·constsAVX2+616(SB)/4, $0x3b2a2ec2
+DATA ·constsAVX2+620(SB)/4, $0xbbc838dc
+DATA ·constsAVX2+624(SB)/4, $0xbb083850
+DATA ·constsAVX2+628(SB)/4, $0xb9793a3f
+DATA ·constsAVX2+632(SB)/4, $0xb7427e7f
+DATA ·constsAVX2+636(SB)/4, $0x00000000
+DATA ·constsAVX2+640(SB)/4, $0x3c319551
+DATA ·constsAVX2+644(SB)/4, $0xba92d090
+DATA ·constsAVX2+648(SB)/4, $0xbba744ee
+DATA ·constsAVX2+652(SB)/4, $0x39c43e41
+DATA ·constsAVX2+656(SB)/4, $0x3a61b8ee
+DATA ·constsAVX2+660(SB)/4, $0x392762d7
+DATA ·constsAVX2+664(SB)/4, $0x373424bd
+DATA ·constsAVX2+668(SB)/4, $0x00000000
+DATA ·constsAVX2+672(SB)/4, $0xbad0f509
+DATA ·constsAVX2+676(SB)/4, $0xbb36902e
+DATA ·constsAVX2+680(SB)/4, $0x3a84a9f9
+DATA ·constsAVX2+684(SB)/4, $0x3a2682a9
+DATA ·constsAVX2+688(SB)/4, $0xb9412796
+DATA ·constsAVX2+692(SB)/4, $0xb8991502
+DATA ·constsAVX2+696(SB)/4, $0xb6e323cd
+DATA ·constsAVX2+700(SB)/4, $0x00000000
+DATA ·constsAVX2+704(SB)/4, $0x3f800000
+DATA ·constsAVX2+708(SB)/4, $0x3f800000
+DATA ·constsAVX2+712(SB)/4, $0x3f800000
+DATA ·constsAVX2+716(SB)/4, $0x3f800000
+DATA ·constsAVX2+720(SB)/4, $0x3f800000
+DATA ·constsAVX2+724(SB)/4, $0x3f800000
+DATA ·constsAVX2+728(SB)/4, $0x3f800000
+DATA ·constsAVX2+732(SB)/4, $0x3f800000
+DATA ·constsAVX2+736(SB)/4, $0x3f000000
+DATA ·constsAVX2+740(SB)/4, $0x3f000000
+DATA ·constsAVX2+744(SB)/4, $0x3f000000
+DATA ·constsAVX2+748(SB)/4, $0x3f000000
+DATA ·constsAVX2+752(SB)/4, $0x3f000000
+DATA ·constsAVX2+756(SB)/4, $0x3f000000
+DATA ·constsAVX2+760(SB)/4, $0x3f000000
+DATA ·constsAVX2+764(SB)/4, $0x3f000000
+DATA ·constsAVX2+768(SB)/4, $0x3fb504f3
+DATA ·constsAVX2+772(SB)/4, $0x3fb504f3
+DATA ·constsAVX2+776(SB)/4, $0x3fb504f3
+DATA ·constsAVX2+780(SB)/4, $0x3fb504f3
+DATA ·constsAVX2+784(SB)/4, $0x3fb504f3
+DATA ·constsAVX2+788(SB)/4, $0x3fb504f3
+DATA ·constsAVX2+792(SB)/4, $0x3fb504f3
+DATA ·constsAVX2+796(SB)/4, $0x3fb504f3
+DATA ·constsAVX2+800(SB)/4, $0x80000000
+DATA ·constsAVX2+804(SB)/4, $0x80000000
+DATA ·constsAVX2+808(SB)/4, $0x80000000
+DATA ·constsAVX2+812(SB)/4, $0x80000000
+DATA ·constsAVX2+816(SB)/4, $0x80000000
+DATA ·constsAVX2+820(SB)/4, $0x80000000
+DATA ·constsAVX2+824(SB)/4, $0x80000000
+DATA ·constsAVX2+828(SB)/4, $0x80000000
+DATA ·constsAVX2+832(SB)/4, $0x7fffffff
+DATA ·constsAVX2+836(SB)/4, $0x7fffffff
+DATA ·constsAVX2+840(SB)/4, $0x7fffffff
+DATA ·constsAVX2+844(SB)/4, $0x7fffffff
+DATA ·constsAVX2+848(SB)/4, $0x7fffffff
+DATA ·constsAVX2+852(SB)/4, $0x7fffffff
+DATA ·constsAVX2+856(SB)/4, $0x7fffffff
+DATA ·constsAVX2+860(SB)/4, $0x7fffffff
+DATA ·constsAVX2+864(SB)/4, $0x0000007f
+DATA ·constsAVX2+868(SB)/4, $0x0000007f
+DATA ·constsAVX2+872(SB)/4, $0x0000007f
+DATA ·constsAVX2+876(SB)/4, $0x0000007f
+DATA ·constsAVX2+880(SB)/4, $0x0000007f
+DATA ·constsAVX2+884(SB)/4, $0x0000007f
+DATA ·constsAVX2+888(SB)/4, $0x0000007f
+DATA ·constsAVX2+892(SB)/4, $0x0000007f
+GLOBL ·constsAVX2(SB), RODATA|NOPTR, $896
+DATA ·tailsAVX2+0(SB)/4, $-1
+DATA ·tailsAVX2+4(SB)/4, $-1
+DATA ·tailsAVX2+8(SB)/4, $-1
+DATA ·tailsAVX2+12(SB)/4, $-1
+DATA ·tailsAVX2+16(SB)/4, $-1
+DATA ·tailsAVX2+20(SB)/4, $-1
+DATA ·tailsAVX2+24(SB)/4, $-1
+DATA ·tailsAVX2+28(SB)/4, $-1
+DATA ·tailsAVX2+32(SB)/4, $0
+DATA ·tailsAVX2+36(SB)/4, $0
+DATA ·tailsAVX2+40(SB)/4, $0
+DATA ·tailsAVX2+44(SB)/4, $0
+DATA ·tailsAVX2+48(SB)/4, $0
+DATA ·tailsAVX2+52(SB)/4, $0
+DATA ·tailsAVX2+56(SB)/4, $0
+DATA ·tailsAVX2+60(SB)/4, $0
+GLOBL ·tailsAVX2(SB), RODATA|NOPTR, $64
+
 
 // func ReluAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
 TEXT ·ReluAVX2(SB), 0, $128-48
@@ -339,10 +261,9 @@ TEXT ·ReluAVX2(SB), 0, $128-48
 	MOVQ rows+32(FP), R10
 	MOVQ cols+40(FP), CX
 	ANDQ $7, CX
-	MOVQ CX, AX
-	NEGQ AX
-	LEAQ tails<>+32(SB), BX
-	VMOVUPS (BX)(AX*4), Y7
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
 row:
 	SUBQ $1, R10
 	JLT end
@@ -387,10 +308,9 @@ TEXT ·SiluAVX2(SB), 0, $128-48
 	MOVQ rows+32(FP), R10
 	MOVQ cols+40(FP), CX
 	ANDQ $7, CX
-	MOVQ CX, AX
-	NEGQ AX
-	LEAQ tails<>+32(SB), BX
-	VMOVUPS (BX)(AX*4), Y7
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
 row:
 	SUBQ $1, R10
 	JLT end
@@ -402,35 +322,34 @@ row:
 	PCALIGN $32
 vector:
 	VMOVUPS (AX), Y0
-	VMOVAPS Y0, Y6
-	VPXOR consts<>+1120(SB), Y0, Y0
-	VMOVUPS consts<>+0(SB), Y1
-	VMAXPS Y0, Y1, Y0
-	VMOVUPS consts<>+32(SB), Y1
-	VMINPS Y0, Y1, Y0
-	VMULPS consts<>+64(SB), Y0, Y1
-	VROUNDPS $8, Y1, Y1
-	VFNMADD231PS consts<>+96(SB), Y1, Y0
-	VFNMADD231PS consts<>+128(SB), Y1, Y0
-	VMOVUPS consts<>+352(SB), Y2
-	VFMADD213PS consts<>+320(SB), Y0, Y2
-	VFMADD213PS consts<>+288(SB), Y0, Y2
-	VFMADD213PS consts<>+256(SB), Y0, Y2
-	VFMADD213PS consts<>+224(SB), Y0, Y2
-	VFMADD213PS consts<>+192(SB), Y0, Y2
-	VFMADD213PS consts<>+160(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSRAD $1, Y1, Y3
-	VPSUBD Y3, Y1, Y1
-	VPADDD consts<>+1184(SB), Y1, Y1
-	VPSLLD $23, Y1, Y1
-	VMULPS Y1, Y2, Y2
-	VPADDD consts<>+1184(SB), Y3, Y3
+	VPXOR ·constsAVX2+800(SB), Y0, Y1
+	VMOVUPS ·constsAVX2+0(SB), Y2
+	VMAXPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+32(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+192(SB), Y2
+	VFMADD231PS ·constsAVX2+64(SB), Y1, Y2
+	VPERMPS ·constsAVX2+224(SB), Y2, Y3
+	VSUBPS ·constsAVX2+192(SB), Y2, Y2
+	VFNMADD231PS ·constsAVX2+96(SB), Y2, Y1
+	VMOVUPS ·constsAVX2+320(SB), Y4
+	VFMADD213PS ·constsAVX2+288(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+256(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+704(SB), Y1, Y4
+	VMULPS Y1, Y4, Y4
+	VFMADD213PS Y3, Y3, Y4
+	VROUNDPS $9, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPSRAD $1, Y2, Y3
+	VPSUBD Y3, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y2, Y2
+	VPSLLD $23, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y3, Y3
 	VPSLLD $23, Y3, Y3
-	VMULPS Y3, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS consts<>+896(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y0
+	VMULPS Y2, Y4, Y4
+	VMULPS Y3, Y4, Y1
+	VADDPS ·constsAVX2+704(SB), Y1, Y1
+	VDIVPS Y1, Y0, Y0
 	VMOVUPS Y0, (BX)
 	ADDQ $32, AX
 	ADDQ $32, BX
@@ -440,35 +359,34 @@ tail:
 	ADDQ $8, CX
 	JZ rowend
 	VMASKMOVPS (AX), Y7, Y0
-	VMOVAPS Y0, Y6
-	VPXOR consts<>+1120(SB), Y0, Y0
-	VMOVUPS consts<>+0(SB), Y1
-	VMAXPS Y0, Y1, Y0
-	VMOVUPS consts<>+32(SB), Y1
-	VMINPS Y0, Y1, Y0
-	VMULPS consts<>+64(SB), Y0, Y1
-	VROUNDPS $8, Y1, Y1
-	VFNMADD231PS consts<>+96(SB), Y1, Y0
-	VFNMADD231PS consts<>+128(SB), Y1, Y0
-	VMOVUPS consts<>+352(SB), Y2
-	VFMADD213PS consts<>+320(SB), Y0, Y2
-	VFMADD213PS consts<>+288(SB), Y0, Y2
-	VFMADD213PS consts<>+256(SB), Y0, Y2
-	VFMADD213PS consts<>+224(SB), Y0, Y2
-	VFMADD213PS consts<>+192(SB), Y0, Y2
-	VFMADD213PS consts<>+160(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSRAD $1, Y1, Y3
-	VPSUBD Y3, Y1, Y1
-	VPADDD consts<>+1184(SB), Y1, Y1
-	VPSLLD $23, Y1, Y1
-	VMULPS Y1, Y2, Y2
-	VPADDD consts<>+1184(SB), Y3, Y3
+	VPXOR ·constsAVX2+800(SB), Y0, Y1
+	VMOVUPS ·constsAVX2+0(SB), Y2
+	VMAXPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+32(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+192(SB), Y2
+	VFMADD231PS ·constsAVX2+64(SB), Y1, Y2
+	VPERMPS ·constsAVX2+224(SB), Y2, Y3
+	VSUBPS ·constsAVX2+192(SB), Y2, Y2
+	VFNMADD231PS ·constsAVX2+96(SB), Y2, Y1
+	VMOVUPS ·constsAVX2+320(SB), Y4
+	VFMADD213PS ·constsAVX2+288(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+256(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+704(SB), Y1, Y4
+	VMULPS Y1, Y4, Y4
+	VFMADD213PS Y3, Y3, Y4
+	VROUNDPS $9, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPSRAD $1, Y2, Y3
+	VPSUBD Y3, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y2, Y2
+	VPSLLD $23, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y3, Y3
 	VPSLLD $23, Y3, Y3
-	VMULPS Y3, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS consts<>+896(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y0
+	VMULPS Y2, Y4, Y4
+	VMULPS Y3, Y4, Y1
+	VADDPS ·constsAVX2+704(SB), Y1, Y1
+	VDIVPS Y1, Y0, Y0
 	VMASKMOVPS Y0, Y7, (BX)
 rowend:
 	ADDQ R9, SI
@@ -489,10 +407,9 @@ TEXT ·GeluAVX2(SB), 0, $128-48
 	MOVQ rows+32(FP), R10
 	MOVQ cols+40(FP), CX
 	ANDQ $7, CX
-	MOVQ CX, AX
-	NEGQ AX
-	LEAQ tails<>+32(SB), BX
-	VMOVUPS (BX)(AX*4), Y7
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
 row:
 	SUBQ $1, R10
 	JLT end
@@ -504,35 +421,29 @@ row:
 	PCALIGN $32
 vector:
 	VMOVUPS (AX), Y0
-	VMULPS Y0, Y0, Y3
-	VMOVUPS consts<>+928(SB), Y2
-	VFMADD231PS consts<>+1024(SB), Y3, Y2
-	VMULPS consts<>+992(SB), Y0, Y1
-	VMOVUPS consts<>+864(SB), Y3
-	VFMADD213PS consts<>+832(SB), Y2, Y3
-	VFMADD213PS consts<>+800(SB), Y2, Y3
-	VFMADD213PS consts<>+768(SB), Y2, Y3
-	VFMADD213PS consts<>+736(SB), Y2, Y3
-	VFMADD213PS consts<>+704(SB), Y2, Y3
-	VFMADD213PS consts<>+672(SB), Y2, Y3
-	VFMADD213PS consts<>+640(SB), Y2, Y3
-	VFMADD213PS consts<>+608(SB), Y2, Y3
-	VFMADD213PS consts<>+576(SB), Y2, Y3
-	VFMADD213PS consts<>+544(SB), Y2, Y3
-	VFMADD213PS consts<>+512(SB), Y2, Y3
-	VFMADD213PS consts<>+480(SB), Y2, Y3
-	VFMADD213PS consts<>+448(SB), Y2, Y3
-	VFMADD213PS consts<>+416(SB), Y2, Y3
-	VFMADD213PS consts<>+384(SB), Y2, Y3
-	VMULPS Y1, Y3, Y3
-	VPAND consts<>+1152(SB), Y1, Y4
-	VPAND consts<>+1120(SB), Y1, Y5
-	VPOR consts<>+896(SB), Y5, Y5
-	VCMPPS $0x1d, consts<>+1088(SB), Y4, Y4
-	VBLENDVPS Y4, Y5, Y3, Y3
-	VADDPS consts<>+896(SB), Y3, Y3
-	VMULPS consts<>+960(SB), Y0, Y1
-	VMULPS Y1, Y3, Y0
+	VPAND ·constsAVX2+832(SB), Y0, Y1
+	VMOVUPS ·constsAVX2+416(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+448(SB), Y2
+	VFMADD231PS ·constsAVX2+352(SB), Y1, Y2
+	VSUBPS ·constsAVX2+448(SB), Y2, Y3
+	VFNMADD231PS ·constsAVX2+384(SB), Y3, Y1
+	VPERMPS ·constsAVX2+672(SB), Y2, Y4
+	VPERMPS ·constsAVX2+640(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+608(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+576(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+544(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+512(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+480(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPAND ·constsAVX2+832(SB), Y0, Y1
+	VMULPS ·constsAVX2+736(SB), Y0, Y0
+	VFMADD231PS Y1, Y4, Y0
 	VMOVUPS Y0, (BX)
 	ADDQ $32, AX
 	ADDQ $32, BX
@@ -542,35 +453,29 @@ tail:
 	ADDQ $8, CX
 	JZ rowend
 	VMASKMOVPS (AX), Y7, Y0
-	VMULPS Y0, Y0, Y3
-	VMOVUPS consts<>+928(SB), Y2
-	VFMADD231PS consts<>+1024(SB), Y3, Y2
-	VMULPS consts<>+992(SB), Y0, Y1
-	VMOVUPS consts<>+864(SB), Y3
-	VFMADD213PS consts<>+832(SB), Y2, Y3
-	VFMADD213PS consts<>+800(SB), Y2, Y3
-	VFMADD213PS consts<>+768(SB), Y2, Y3
-	VFMADD213PS consts<>+736(SB), Y2, Y3
-	VFMADD213PS consts<>+704(SB), Y2, Y3
-	VFMADD213PS consts<>+672(SB), Y2, Y3
-	VFMADD213PS consts<>+640(SB), Y2, Y3
-	VFMADD213PS consts<>+608(SB), Y2, Y3
-	VFMADD213PS consts<>+576(SB), Y2, Y3
-	VFMADD213PS consts<>+544(SB), Y2, Y3
-	VFMADD213PS consts<>+512(SB), Y2, Y3
-	VFMADD213PS consts<>+480(SB), Y2, Y3
-	VFMADD213PS consts<>+448(SB), Y2, Y3
-	VFMADD213PS consts<>+416(SB), Y2, Y3
-	VFMADD213PS consts<>+384(SB), Y2, Y3
-	VMULPS Y1, Y3, Y3
-	VPAND consts<>+1152(SB), Y1, Y4
-	VPAND consts<>+1120(SB), Y1, Y5
-	VPOR consts<>+896(SB), Y5, Y5
-	VCMPPS $0x1d, consts<>+1088(SB), Y4, Y4
-	VBLENDVPS Y4, Y5, Y3, Y3
-	VADDPS consts<>+896(SB), Y3, Y3
-	VMULPS consts<>+960(SB), Y0, Y1
-	VMULPS Y1, Y3, Y0
+	VPAND ·constsAVX2+832(SB), Y0, Y1
+	VMOVUPS ·constsAVX2+416(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+448(SB), Y2
+	VFMADD231PS ·constsAVX2+352(SB), Y1, Y2
+	VSUBPS ·constsAVX2+448(SB), Y2, Y3
+	VFNMADD231PS ·constsAVX2+384(SB), Y3, Y1
+	VPERMPS ·constsAVX2+672(SB), Y2, Y4
+	VPERMPS ·constsAVX2+640(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+608(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+576(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+544(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+512(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+480(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPAND ·constsAVX2+832(SB), Y0, Y1
+	VMULPS ·constsAVX2+736(SB), Y0, Y0
+	VFMADD231PS Y1, Y4, Y0
 	VMASKMOVPS Y0, Y7, (BX)
 rowend:
 	ADDQ R9, SI
@@ -591,10 +496,9 @@ TEXT ·Elu1AVX2(SB), 0, $128-48
 	MOVQ rows+32(FP), R10
 	MOVQ cols+40(FP), CX
 	ANDQ $7, CX
-	MOVQ CX, AX
-	NEGQ AX
-	LEAQ tails<>+32(SB), BX
-	VMOVUPS (BX)(AX*4), Y7
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
 row:
 	SUBQ $1, R10
 	JLT end
@@ -606,36 +510,33 @@ row:
 	PCALIGN $32
 vector:
 	VMOVUPS (AX), Y0
-	VMOVAPS Y0, Y6
-	VMOVUPS consts<>+0(SB), Y1
-	VMAXPS Y0, Y1, Y0
-	VMOVUPS consts<>+32(SB), Y1
-	VMINPS Y0, Y1, Y0
-	VMULPS consts<>+64(SB), Y0, Y1
-	VROUNDPS $8, Y1, Y1
-	VFNMADD231PS consts<>+96(SB), Y1, Y0
-	VFNMADD231PS consts<>+128(SB), Y1, Y0
-	VMOVUPS consts<>+352(SB), Y2
-	VFMADD213PS consts<>+320(SB), Y0, Y2
-	VFMADD213PS consts<>+288(SB), Y0, Y2
-	VFMADD213PS consts<>+256(SB), Y0, Y2
-	VFMADD213PS consts<>+224(SB), Y0, Y2
-	VFMADD213PS consts<>+192(SB), Y0, Y2
-	VFMADD213PS consts<>+160(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSRAD $1, Y1, Y3
-	VPSUBD Y3, Y1, Y1
-	VPADDD consts<>+1184(SB), Y1, Y1
-	VPSLLD $23, Y1, Y1
-	VMULPS Y1, Y2, Y2
-	VPADDD consts<>+1184(SB), Y3, Y3
+	VXORPS X2, X2, X2
+	VMINPS Y0, Y2, Y1
+	VMAXPS Y0, Y2, Y0
+	VMOVUPS ·constsAVX2+0(SB), Y2
+	VMAXPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+192(SB), Y2
+	VFMADD231PS ·constsAVX2+64(SB), Y1, Y2
+	VPERMPS ·constsAVX2+224(SB), Y2, Y3
+	VSUBPS ·constsAVX2+192(SB), Y2, Y2
+	VFNMADD231PS ·constsAVX2+96(SB), Y2, Y1
+	VMOVUPS ·constsAVX2+320(SB), Y4
+	VFMADD213PS ·constsAVX2+288(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+256(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+704(SB), Y1, Y4
+	VMULPS Y1, Y4, Y4
+	VFMADD213PS Y3, Y3, Y4
+	VROUNDPS $9, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPSRAD $1, Y2, Y3
+	VPSUBD Y3, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y2, Y2
+	VPSLLD $23, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y3, Y3
 	VPSLLD $23, Y3, Y3
-	VMULPS Y3, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS consts<>+896(SB), Y6, Y5
-	VXORPS X4, X4, X4
-	VCMPPS $0x1e, Y4, Y6, Y4
-	VBLENDVPS Y4, Y5, Y0, Y0
+	VMULPS Y2, Y4, Y4
+	VMULPS Y3, Y4, Y1
+	VADDPS Y1, Y0, Y0
 	VMOVUPS Y0, (BX)
 	ADDQ $32, AX
 	ADDQ $32, BX
@@ -645,36 +546,33 @@ tail:
 	ADDQ $8, CX
 	JZ rowend
 	VMASKMOVPS (AX), Y7, Y0
-	VMOVAPS Y0, Y6
-	VMOVUPS consts<>+0(SB), Y1
-	VMAXPS Y0, Y1, Y0
-	VMOVUPS consts<>+32(SB), Y1
-	VMINPS Y0, Y1, Y0
-	VMULPS consts<>+64(SB), Y0, Y1
-	VROUNDPS $8, Y1, Y1
-	VFNMADD231PS consts<>+96(SB), Y1, Y0
-	VFNMADD231PS consts<>+128(SB), Y1, Y0
-	VMOVUPS consts<>+352(SB), Y2
-	VFMADD213PS consts<>+320(SB), Y0, Y2
-	VFMADD213PS consts<>+288(SB), Y0, Y2
-	VFMADD213PS consts<>+256(SB), Y0, Y2
-	VFMADD213PS consts<>+224(SB), Y0, Y2
-	VFMADD213PS consts<>+192(SB), Y0, Y2
-	VFMADD213PS consts<>+160(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSRAD $1, Y1, Y3
-	VPSUBD Y3, Y1, Y1
-	VPADDD consts<>+1184(SB), Y1, Y1
-	VPSLLD $23, Y1, Y1
-	VMULPS Y1, Y2, Y2
-	VPADDD consts<>+1184(SB), Y3, Y3
+	VXORPS X2, X2, X2
+	VMINPS Y0, Y2, Y1
+	VMAXPS Y0, Y2, Y0
+	VMOVUPS ·constsAVX2+0(SB), Y2
+	VMAXPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+192(SB), Y2
+	VFMADD231PS ·constsAVX2+64(SB), Y1, Y2
+	VPERMPS ·constsAVX2+224(SB), Y2, Y3
+	VSUBPS ·constsAVX2+192(SB), Y2, Y2
+	VFNMADD231PS ·constsAVX2+96(SB), Y2, Y1
+	VMOVUPS ·constsAVX2+320(SB), Y4
+	VFMADD213PS ·constsAVX2+288(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+256(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+704(SB), Y1, Y4
+	VMULPS Y1, Y4, Y4
+	VFMADD213PS Y3, Y3, Y4
+	VROUNDPS $9, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPSRAD $1, Y2, Y3
+	VPSUBD Y3, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y2, Y2
+	VPSLLD $23, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y3, Y3
 	VPSLLD $23, Y3, Y3
-	VMULPS Y3, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS consts<>+896(SB), Y6, Y5
-	VXORPS X4, X4, X4
-	VCMPPS $0x1e, Y4, Y6, Y4
-	VBLENDVPS Y4, Y5, Y0, Y0
+	VMULPS Y2, Y4, Y4
+	VMULPS Y3, Y4, Y1
+	VADDPS Y1, Y0, Y0
 	VMASKMOVPS Y0, Y7, (BX)
 rowend:
 	ADDQ R9, SI
@@ -695,10 +593,9 @@ TEXT ·ExpAVX2(SB), 0, $128-48
 	MOVQ rows+32(FP), R10
 	MOVQ cols+40(FP), CX
 	ANDQ $7, CX
-	MOVQ CX, AX
-	NEGQ AX
-	LEAQ tails<>+32(SB), BX
-	VMOVUPS (BX)(AX*4), Y7
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
 row:
 	SUBQ $1, R10
 	JLT end
@@ -710,31 +607,32 @@ row:
 	PCALIGN $32
 vector:
 	VMOVUPS (AX), Y0
-	VMOVUPS consts<>+0(SB), Y1
-	VMAXPS Y0, Y1, Y0
-	VMOVUPS consts<>+32(SB), Y1
-	VMINPS Y0, Y1, Y0
-	VMULPS consts<>+64(SB), Y0, Y1
-	VROUNDPS $8, Y1, Y1
-	VFNMADD231PS consts<>+96(SB), Y1, Y0
-	VFNMADD231PS consts<>+128(SB), Y1, Y0
-	VMOVUPS consts<>+352(SB), Y2
-	VFMADD213PS consts<>+320(SB), Y0, Y2
-	VFMADD213PS consts<>+288(SB), Y0, Y2
-	VFMADD213PS consts<>+256(SB), Y0, Y2
-	VFMADD213PS consts<>+224(SB), Y0, Y2
-	VFMADD213PS consts<>+192(SB), Y0, Y2
-	VFMADD213PS consts<>+160(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSRAD $1, Y1, Y3
-	VPSUBD Y3, Y1, Y1
-	VPADDD consts<>+1184(SB), Y1, Y1
-	VPSLLD $23, Y1, Y1
-	VMULPS Y1, Y2, Y2
-	VPADDD consts<>+1184(SB), Y3, Y3
+	VMOVUPS ·constsAVX2+0(SB), Y2
+	VMAXPS Y0, Y2, Y0
+	VMOVUPS ·constsAVX2+32(SB), Y2
+	VMINPS Y0, Y2, Y0
+	VMOVUPS ·constsAVX2+192(SB), Y2
+	VFMADD231PS ·constsAVX2+64(SB), Y0, Y2
+	VPERMPS ·constsAVX2+224(SB), Y2, Y3
+	VSUBPS ·constsAVX2+192(SB), Y2, Y2
+	VFNMADD231PS ·constsAVX2+128(SB), Y2, Y0
+	VFNMADD231PS ·constsAVX2+160(SB), Y2, Y0
+	VMOVUPS ·constsAVX2+320(SB), Y4
+	VFMADD213PS ·constsAVX2+288(SB), Y0, Y4
+	VFMADD213PS ·constsAVX2+256(SB), Y0, Y4
+	VFMADD213PS ·constsAVX2+704(SB), Y0, Y4
+	VMULPS Y0, Y4, Y4
+	VFMADD213PS Y3, Y3, Y4
+	VROUNDPS $9, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPSRAD $1, Y2, Y3
+	VPSUBD Y3, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y2, Y2
+	VPSLLD $23, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y3, Y3
 	VPSLLD $23, Y3, Y3
-	VMULPS Y3, Y2, Y2
-	VMOVAPS Y2, Y0
+	VMULPS Y2, Y4, Y4
+	VMULPS Y3, Y4, Y0
 	VMOVUPS Y0, (BX)
 	ADDQ $32, AX
 	ADDQ $32, BX
@@ -744,31 +642,32 @@ tail:
 	ADDQ $8, CX
 	JZ rowend
 	VMASKMOVPS (AX), Y7, Y0
-	VMOVUPS consts<>+0(SB), Y1
-	VMAXPS Y0, Y1, Y0
-	VMOVUPS consts<>+32(SB), Y1
-	VMINPS Y0, Y1, Y0
-	VMULPS consts<>+64(SB), Y0, Y1
-	VROUNDPS $8, Y1, Y1
-	VFNMADD231PS consts<>+96(SB), Y1, Y0
-	VFNMADD231PS consts<>+128(SB), Y1, Y0
-	VMOVUPS consts<>+352(SB), Y2
-	VFMADD213PS consts<>+320(SB), Y0, Y2
-	VFMADD213PS consts<>+288(SB), Y0, Y2
-	VFMADD213PS consts<>+256(SB), Y0, Y2
-	VFMADD213PS consts<>+224(SB), Y0, Y2
-	VFMADD213PS consts<>+192(SB), Y0, Y2
-	VFMADD213PS consts<>+160(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSRAD $1, Y1, Y3
-	VPSUBD Y3, Y1, Y1
-	VPADDD consts<>+1184(SB), Y1, Y1
-	VPSLLD $23, Y1, Y1
-	VMULPS Y1, Y2, Y2
-	VPADDD consts<>+1184(SB), Y3, Y3
+	VMOVUPS ·constsAVX2+0(SB), Y2
+	VMAXPS Y0, Y2, Y0
+	VMOVUPS ·constsAVX2+32(SB), Y2
+	VMINPS Y0, Y2, Y0
+	VMOVUPS ·constsAVX2+192(SB), Y2
+	VFMADD231PS ·constsAVX2+64(SB), Y0, Y2
+	VPERMPS ·constsAVX2+224(SB), Y2, Y3
+	VSUBPS ·constsAVX2+192(SB), Y2, Y2
+	VFNMADD231PS ·constsAVX2+128(SB), Y2, Y0
+	VFNMADD231PS ·constsAVX2+160(SB), Y2, Y0
+	VMOVUPS ·constsAVX2+320(SB), Y4
+	VFMADD213PS ·constsAVX2+288(SB), Y0, Y4
+	VFMADD213PS ·constsAVX2+256(SB), Y0, Y4
+	VFMADD213PS ·constsAVX2+704(SB), Y0, Y4
+	VMULPS Y0, Y4, Y4
+	VFMADD213PS Y3, Y3, Y4
+	VROUNDPS $9, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPSRAD $1, Y2, Y3
+	VPSUBD Y3, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y2, Y2
+	VPSLLD $23, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y3, Y3
 	VPSLLD $23, Y3, Y3
-	VMULPS Y3, Y2, Y2
-	VMOVAPS Y2, Y0
+	VMULPS Y2, Y4, Y4
+	VMULPS Y3, Y4, Y0
 	VMASKMOVPS Y0, Y7, (BX)
 rowend:
 	ADDQ R9, SI
@@ -789,10 +688,9 @@ TEXT ·SigmoidAVX2(SB), 0, $128-48
 	MOVQ rows+32(FP), R10
 	MOVQ cols+40(FP), CX
 	ANDQ $7, CX
-	MOVQ CX, AX
-	NEGQ AX
-	LEAQ tails<>+32(SB), BX
-	VMOVUPS (BX)(AX*4), Y7
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
 row:
 	SUBQ $1, R10
 	JLT end
@@ -804,35 +702,35 @@ row:
 	PCALIGN $32
 vector:
 	VMOVUPS (AX), Y0
-	VPXOR consts<>+1120(SB), Y0, Y0
-	VMOVUPS consts<>+0(SB), Y1
-	VMAXPS Y0, Y1, Y0
-	VMOVUPS consts<>+32(SB), Y1
-	VMINPS Y0, Y1, Y0
-	VMULPS consts<>+64(SB), Y0, Y1
-	VROUNDPS $8, Y1, Y1
-	VFNMADD231PS consts<>+96(SB), Y1, Y0
-	VFNMADD231PS consts<>+128(SB), Y1, Y0
-	VMOVUPS consts<>+352(SB), Y2
-	VFMADD213PS consts<>+320(SB), Y0, Y2
-	VFMADD213PS consts<>+288(SB), Y0, Y2
-	VFMADD213PS consts<>+256(SB), Y0, Y2
-	VFMADD213PS consts<>+224(SB), Y0, Y2
-	VFMADD213PS consts<>+192(SB), Y0, Y2
-	VFMADD213PS consts<>+160(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSRAD $1, Y1, Y3
-	VPSUBD Y3, Y1, Y1
-	VPADDD consts<>+1184(SB), Y1, Y1
-	VPSLLD $23, Y1, Y1
-	VMULPS Y1, Y2, Y2
-	VPADDD consts<>+1184(SB), Y3, Y3
+	VPXOR ·constsAVX2+800(SB), Y0, Y1
+	VMOVUPS ·constsAVX2+0(SB), Y2
+	VMAXPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+32(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+192(SB), Y2
+	VFMADD231PS ·constsAVX2+64(SB), Y1, Y2
+	VPERMPS ·constsAVX2+224(SB), Y2, Y3
+	VSUBPS ·constsAVX2+192(SB), Y2, Y2
+	VFNMADD231PS ·constsAVX2+96(SB), Y2, Y1
+	VMOVUPS ·constsAVX2+320(SB), Y4
+	VFMADD213PS ·constsAVX2+288(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+256(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+704(SB), Y1, Y4
+	VMULPS Y1, Y4, Y4
+	VFMADD213PS Y3, Y3, Y4
+	VROUNDPS $9, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPSRAD $1, Y2, Y3
+	VPSUBD Y3, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y2, Y2
+	VPSLLD $23, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y3, Y3
 	VPSLLD $23, Y3, Y3
-	VMULPS Y3, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS consts<>+896(SB), Y0, Y0
-	VMOVUPS consts<>+896(SB), Y1
-	VDIVPS Y0, Y1, Y0
+	VMULPS Y2, Y4, Y4
+	VMULPS Y3, Y4, Y1
+	VADDPS ·constsAVX2+704(SB), Y1, Y1
+	VMOVUPS ·constsAVX2+704(SB), Y0
+	VDIVPS Y1, Y0, Y0
 	VMOVUPS Y0, (BX)
 	ADDQ $32, AX
 	ADDQ $32, BX
@@ -842,35 +740,35 @@ tail:
 	ADDQ $8, CX
 	JZ rowend
 	VMASKMOVPS (AX), Y7, Y0
-	VPXOR consts<>+1120(SB), Y0, Y0
-	VMOVUPS consts<>+0(SB), Y1
-	VMAXPS Y0, Y1, Y0
-	VMOVUPS consts<>+32(SB), Y1
-	VMINPS Y0, Y1, Y0
-	VMULPS consts<>+64(SB), Y0, Y1
-	VROUNDPS $8, Y1, Y1
-	VFNMADD231PS consts<>+96(SB), Y1, Y0
-	VFNMADD231PS consts<>+128(SB), Y1, Y0
-	VMOVUPS consts<>+352(SB), Y2
-	VFMADD213PS consts<>+320(SB), Y0, Y2
-	VFMADD213PS consts<>+288(SB), Y0, Y2
-	VFMADD213PS consts<>+256(SB), Y0, Y2
-	VFMADD213PS consts<>+224(SB), Y0, Y2
-	VFMADD213PS consts<>+192(SB), Y0, Y2
-	VFMADD213PS consts<>+160(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSRAD $1, Y1, Y3
-	VPSUBD Y3, Y1, Y1
-	VPADDD consts<>+1184(SB), Y1, Y1
-	VPSLLD $23, Y1, Y1
-	VMULPS Y1, Y2, Y2
-	VPADDD consts<>+1184(SB), Y3, Y3
+	VPXOR ·constsAVX2+800(SB), Y0, Y1
+	VMOVUPS ·constsAVX2+0(SB), Y2
+	VMAXPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+32(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+192(SB), Y2
+	VFMADD231PS ·constsAVX2+64(SB), Y1, Y2
+	VPERMPS ·constsAVX2+224(SB), Y2, Y3
+	VSUBPS ·constsAVX2+192(SB), Y2, Y2
+	VFNMADD231PS ·constsAVX2+96(SB), Y2, Y1
+	VMOVUPS ·constsAVX2+320(SB), Y4
+	VFMADD213PS ·constsAVX2+288(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+256(SB), Y1, Y4
+	VFMADD213PS ·constsAVX2+704(SB), Y1, Y4
+	VMULPS Y1, Y4, Y4
+	VFMADD213PS Y3, Y3, Y4
+	VROUNDPS $9, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VPSRAD $1, Y2, Y3
+	VPSUBD Y3, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y2, Y2
+	VPSLLD $23, Y2, Y2
+	VPADDD ·constsAVX2+864(SB), Y3, Y3
 	VPSLLD $23, Y3, Y3
-	VMULPS Y3, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS consts<>+896(SB), Y0, Y0
-	VMOVUPS consts<>+896(SB), Y1
-	VDIVPS Y0, Y1, Y0
+	VMULPS Y2, Y4, Y4
+	VMULPS Y3, Y4, Y1
+	VADDPS ·constsAVX2+704(SB), Y1, Y1
+	VMOVUPS ·constsAVX2+704(SB), Y0
+	VDIVPS Y1, Y0, Y0
 	VMASKMOVPS Y0, Y7, (BX)
 rowend:
 	ADDQ R9, SI
@@ -891,10 +789,9 @@ TEXT ·ErfAVX2(SB), 0, $128-48
 	MOVQ rows+32(FP), R10
 	MOVQ cols+40(FP), CX
 	ANDQ $7, CX
-	MOVQ CX, AX
-	NEGQ AX
-	LEAQ tails<>+32(SB), BX
-	VMOVUPS (BX)(AX*4), Y7
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
 row:
 	SUBQ $1, R10
 	JLT end
@@ -906,33 +803,30 @@ row:
 	PCALIGN $32
 vector:
 	VMOVUPS (AX), Y0
-	VMULPS Y0, Y0, Y3
-	VMOVUPS consts<>+928(SB), Y2
-	VFMADD231PS consts<>+1056(SB), Y3, Y2
-	VMOVAPS Y0, Y1
-	VMOVUPS consts<>+864(SB), Y3
-	VFMADD213PS consts<>+832(SB), Y2, Y3
-	VFMADD213PS consts<>+800(SB), Y2, Y3
-	VFMADD213PS consts<>+768(SB), Y2, Y3
-	VFMADD213PS consts<>+736(SB), Y2, Y3
-	VFMADD213PS consts<>+704(SB), Y2, Y3
-	VFMADD213PS consts<>+672(SB), Y2, Y3
-	VFMADD213PS consts<>+640(SB), Y2, Y3
-	VFMADD213PS consts<>+608(SB), Y2, Y3
-	VFMADD213PS consts<>+576(SB), Y2, Y3
-	VFMADD213PS consts<>+544(SB), Y2, Y3
-	VFMADD213PS consts<>+512(SB), Y2, Y3
-	VFMADD213PS consts<>+480(SB), Y2, Y3
-	VFMADD213PS consts<>+448(SB), Y2, Y3
-	VFMADD213PS consts<>+416(SB), Y2, Y3
-	VFMADD213PS consts<>+384(SB), Y2, Y3
-	VMULPS Y1, Y3, Y3
-	VPAND consts<>+1152(SB), Y1, Y4
-	VPAND consts<>+1120(SB), Y1, Y5
-	VPOR consts<>+896(SB), Y5, Y5
-	VCMPPS $0x1d, consts<>+1088(SB), Y4, Y4
-	VBLENDVPS Y4, Y5, Y3, Y3
-	VMOVAPS Y3, Y0
+	VMULPS ·constsAVX2+768(SB), Y0, Y1
+	VPAND ·constsAVX2+832(SB), Y1, Y1
+	VMOVUPS ·constsAVX2+416(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+448(SB), Y2
+	VFMADD231PS ·constsAVX2+352(SB), Y1, Y2
+	VSUBPS ·constsAVX2+448(SB), Y2, Y3
+	VFNMADD231PS ·constsAVX2+384(SB), Y3, Y1
+	VPERMPS ·constsAVX2+672(SB), Y2, Y4
+	VPERMPS ·constsAVX2+640(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+608(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+576(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+544(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+512(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+480(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VADDPS Y4, Y4, Y4
+	VPAND ·constsAVX2+800(SB), Y0, Y1
+	VPOR Y1, Y4, Y0
 	VMOVUPS Y0, (BX)
 	ADDQ $32, AX
 	ADDQ $32, BX
@@ -942,33 +836,30 @@ tail:
 	ADDQ $8, CX
 	JZ rowend
 	VMASKMOVPS (AX), Y7, Y0
-	VMULPS Y0, Y0, Y3
-	VMOVUPS consts<>+928(SB), Y2
-	VFMADD231PS consts<>+1056(SB), Y3, Y2
-	VMOVAPS Y0, Y1
-	VMOVUPS consts<>+864(SB), Y3
-	VFMADD213PS consts<>+832(SB), Y2, Y3
-	VFMADD213PS consts<>+800(SB), Y2, Y3
-	VFMADD213PS consts<>+768(SB), Y2, Y3
-	VFMADD213PS consts<>+736(SB), Y2, Y3
-	VFMADD213PS consts<>+704(SB), Y2, Y3
-	VFMADD213PS consts<>+672(SB), Y2, Y3
-	VFMADD213PS consts<>+640(SB), Y2, Y3
-	VFMADD213PS consts<>+608(SB), Y2, Y3
-	VFMADD213PS consts<>+576(SB), Y2, Y3
-	VFMADD213PS consts<>+544(SB), Y2, Y3
-	VFMADD213PS consts<>+512(SB), Y2, Y3
-	VFMADD213PS consts<>+480(SB), Y2, Y3
-	VFMADD213PS consts<>+448(SB), Y2, Y3
-	VFMADD213PS consts<>+416(SB), Y2, Y3
-	VFMADD213PS consts<>+384(SB), Y2, Y3
-	VMULPS Y1, Y3, Y3
-	VPAND consts<>+1152(SB), Y1, Y4
-	VPAND consts<>+1120(SB), Y1, Y5
-	VPOR consts<>+896(SB), Y5, Y5
-	VCMPPS $0x1d, consts<>+1088(SB), Y4, Y4
-	VBLENDVPS Y4, Y5, Y3, Y3
-	VMOVAPS Y3, Y0
+	VMULPS ·constsAVX2+768(SB), Y0, Y1
+	VPAND ·constsAVX2+832(SB), Y1, Y1
+	VMOVUPS ·constsAVX2+416(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMOVUPS ·constsAVX2+448(SB), Y2
+	VFMADD231PS ·constsAVX2+352(SB), Y1, Y2
+	VSUBPS ·constsAVX2+448(SB), Y2, Y3
+	VFNMADD231PS ·constsAVX2+384(SB), Y3, Y1
+	VPERMPS ·constsAVX2+672(SB), Y2, Y4
+	VPERMPS ·constsAVX2+640(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+608(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+576(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+544(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+512(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VPERMPS ·constsAVX2+480(SB), Y2, Y3
+	VFMADD213PS Y3, Y1, Y4
+	VADDPS Y4, Y4, Y4
+	VPAND ·constsAVX2+800(SB), Y0, Y1
+	VPOR Y1, Y4, Y0
 	VMASKMOVPS Y0, Y7, (BX)
 rowend:
 	ADDQ R9, SI

@@ -5,23 +5,6 @@
 #include "textflag.h"
 
 
-DATA tails<>+0(SB)/4, $-1
-DATA tails<>+4(SB)/4, $-1
-DATA tails<>+8(SB)/4, $-1
-DATA tails<>+12(SB)/4, $-1
-DATA tails<>+16(SB)/4, $-1
-DATA tails<>+20(SB)/4, $-1
-DATA tails<>+24(SB)/4, $-1
-DATA tails<>+28(SB)/4, $-1
-DATA tails<>+32(SB)/4, $0
-DATA tails<>+36(SB)/4, $0
-DATA tails<>+40(SB)/4, $0
-DATA tails<>+44(SB)/4, $0
-DATA tails<>+48(SB)/4, $0
-DATA tails<>+52(SB)/4, $0
-DATA tails<>+56(SB)/4, $0
-DATA tails<>+60(SB)/4, $0
-GLOBL tails<>(SB), RODATA|NOPTR, $64
 // func DWConvAVX2(y, x, w, bias, res, mul *float32, ldrow, ldpix, ch, n, rows, taps int)
 TEXT ·DWConvAVX2(SB), 0, $128-96
 	MOVQ $0, done-8(SP) // bytes of channels done
@@ -76,7 +59,7 @@ noR13:
 partial:
 	MOVQ R11, R10
 	NEGQ R10
-	LEAQ tails<>+32(SB), CX
+	LEAQ ·tailsAVX2+32(SB), CX
 	VMOVUPS (CX)(R10*4), Y15
 	MOVQ n+72(FP), CX
 	MOVQ rows+80(FP), R10
@@ -934,7 +917,6 @@ put33tail:
 	JNZ pixel33tail
 	JMP blockend
 
-
 // func LayerNormAVX2(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)
 TEXT ·LayerNormAVX2(SB), 0, $128-68
 	MOVQ y+0(FP), DI
@@ -953,7 +935,7 @@ TEXT ·LayerNormAVX2(SB), 0, $128-68
 	VMOVD AX, X5 // 1
 	ANDQ $7, CX
 	NEGQ CX
-	LEAQ tails<>+32(SB), AX
+	LEAQ ·tailsAVX2+32(SB), AX
 	VMOVUPS (AX)(CX*4), Y15
 row:
 	SUBQ $1, R10

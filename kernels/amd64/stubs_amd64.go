@@ -23,20 +23,21 @@ const (
 //					p++
 //				}
 //			}
-//			y[i*ldy+j] = acc + add[i*ldadd+j]
+//			y[i*ldy+j] = f(acc) * mul[i*ldmul+j] + add[i*ldadd+j]
 //		}
 //	}
 //
-// bias and add may be nil; add may be y. segs must be at least 1. The caller
+// bias, mul and add may be nil; mul and add may be y. f is the identity, ReLU,
+// SiLU, GELU or ELU+1 for act = 0 .. 4. segs must be at least 1. The caller
 // bounds rows*segs*segLen so that a call lasts at most about 100 µs.
 //
 //go:noescape
-func GemmAVX512(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, add *float32, ldadd, rows int)
+func GemmAVX512(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int)
 
 // GemmAVX2 is [GemmAVX512] for a panel of 16 columns.
 //
 //go:noescape
-func GemmAVX2(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, add *float32, ldadd, rows int)
+func GemmAVX2(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int)
 
 // DWConvAVX512 computes n pixels of a depthwise convolution all of whose taps lie
 // inside the image: rows (1 to 3) input rows ldrow apart, taps (1 to 3) pixels ch

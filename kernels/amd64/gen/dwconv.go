@@ -14,10 +14,6 @@ import "fmt"
 // A pixel of three rows and taps is nine multiply-adds with a memory operand;
 // the chains of many pixels overlap in the reorder buffer.
 func (g *gen) dwconv() {
-	g.p("")
-	if g.vb == 32 {
-		g.tails()
-	}
 	g.p("// func DWConv%s(y, x, w, bias, res, mul *float32, ldrow, ldpix, ch, n, rows, taps int)", g.name)
 	g.p("TEXT ·DWConv%s(SB), 0, $128-96", g.name)
 	g.op("MOVQ $0, done-8(SP) // bytes of channels done")
@@ -65,7 +61,7 @@ func (g *gen) dwconv() {
 		g.p("partial:")
 		g.op("MOVQ R11, R10")
 		g.op("NEGQ R10")
-		g.op("LEAQ tails<>+32(SB), CX")
+		g.op("LEAQ ·tailsAVX2+32(SB), CX")
 		g.op("VMOVUPS (CX)(R10*4), Y15")
 		g.op("MOVQ n+72(FP), CX")
 		g.dispatch("tail")
@@ -186,18 +182,6 @@ func (g *gen) dwbody(rows, taps int, suffix string) {
 	g.op("JMP blockend")
 }
 
-// tails writes the table of masks for the last, partial vector of AVX2.
-func (g *gen) tails() {
-	for i := range 16 {
-		v := 0
-		if i < 8 {
-			v = -1
-		}
-		g.p("DATA tails<>+%d(SB)/4, $%d", 4*i, v)
-	}
-	g.p("GLOBL tails<>(SB), RODATA|NOPTR, $64")
-}
-
 // layernorm writes LayerNorm<level>:
 //
 //	for r := range rows { y[r] = (x[r] - mean(x[r])) / sqrt(var(x[r]) + eps) }
@@ -207,9 +191,6 @@ func (g *gen) tails() {
 // R8 R9 their distances, R10 rows left, AX offset, CX elements left; V0 V1 sums,
 // V2 mean, V3 1/sqrt, V4 1/c; R11 R12 gamma, beta; K1 (V15) the tail's mask.
 func (g *gen) layernorm() {
-	if g.vb == 32 {
-		g.p("")
-	}
 	lanes := g.vb / 4
 	g.p("// func LayerNorm%s(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)", g.name)
 	g.p("TEXT ·LayerNorm%s(SB), 0, $128-68", g.name)
@@ -235,7 +216,7 @@ func (g *gen) layernorm() {
 		g.op("KMOVW AX, K1")
 	} else {
 		g.op("NEGQ CX")
-		g.op("LEAQ tails<>+32(SB), AX")
+		g.op("LEAQ ·tailsAVX2+32(SB), AX")
 		g.op("VMOVUPS (AX)(CX*4), Y15")
 	}
 	load := func(at string, r int) { // the masked load of a row's end
