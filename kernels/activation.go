@@ -84,16 +84,24 @@ func Softmax(l Level, y, x []float32, rows, n int) {
 
 // Add computes y[i] = a[i] + b[i]. Slices have the same length; y may be a or b.
 func Add(l Level, y, a, b []float32) {
-	l.resolve("Add")
+	l = l.resolve("Add")
 	checkSame("Add", y, a, b)
-	ref.Add(y, a, b)
+	if l == Generic {
+		ref.Add(y, a, b)
+		return
+	}
+	binaryVector(l, y, a, b, false)
 }
 
 // Mul computes y[i] = a[i] * b[i]. Slices have the same length; y may be a or b.
 func Mul(l Level, y, a, b []float32) {
-	l.resolve("Mul")
+	l = l.resolve("Mul")
 	checkSame("Mul", y, a, b)
-	ref.Mul(y, a, b)
+	if l == Generic {
+		ref.Mul(y, a, b)
+		return
+	}
+	binaryVector(l, y, a, b, true)
 }
 
 // activateAll applies a vector function to a slice in calls of bounded length.

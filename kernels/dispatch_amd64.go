@@ -224,78 +224,70 @@ func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c in
 	}
 }
 
-// Linear attention goes through the matrix product in blocks of tokens, with
-// operands laid out on the stack: the rotated keys transposed times the values,
-// and the rotated queries times the state.
+// Linear attention runs head by head over blocks of tokens, whose rotated keys or
+// queries lie in a buffer on the stack that stays in the L1 cache.
 const (
 	tokenBlock = 64
 	maxHeadDim = 64 // larger heads, and odd ones, take the portable loops
 )
 
-// panelsOf returns into how many panels d columns are packed.
-func panelsOf(d, nr int) int { return (d + nr - 1) / nr }
-
-// headTables returns where the channels [ch, ch+d) of token t find their
-// rotations: the first n in one slice, the others in the next.
-func headTables(rope []float32, s LinAttnShape, t, ch int) (first []float32, n int, second []float32) {
-	half := s.Heads * s.Dim / 2
-	row, col := rope[t/s.W*half:][:half], rope[(s.H+t%s.W)*half:][:half]
-	switch {
-	case ch+s.Dim <= half:
-		return row[ch:], s.Dim, nil
-	case ch >= half:
-		return col[ch-half:], s.Dim, nil
+// unrotated is a rotation table by angle 0.
+var unrotated = func() (t [maxHeadDim]float32) {
+	for i := 0; i < len(t); i += 2 {
+		t[i] = 1
 	}
-	return row[ch:], half - ch, col
+	return t
+}()
+
+// rotateHead rotates channels [ch, ch+d) of the tokens [t0, t0+n) of x into the
+// dense rows y. Channels below half take the table of the token's row, the others
+// that of its column; a head may have both.
+func rotateHead(l Level, y, x []float32, ldx int, rope []float32, s LinAttnShape, t0, n, ch int, scale *float32, sum []float32) {
+	d := s.Dim
+	part := func(from, to int, table *float32, step, wrap int) {
+		column := t0 % s.W
+		var sums *float32
+		if sum != nil {
+			sums = &sum[from]
+		}
+		if l == AVX512 {
+			amd64.RotateAVX512(&y[from], d, &x[t0*ldx+ch+from], ldx, table, step, wrap, column, s.W, n, to-from, scale, sums)
+		} else {
+			amd64.RotateAVX2(&y[from], d, &x[t0*ldx+ch+from], ldx, table, step, wrap, column, s.W, n, to-from, scale, sums)
+		}
+	}
+	if rope == nil {
+		part(0, d, &unrotated[0], 0, 0)
+		return
+	}
+	half := s.Heads * d / 2
+	mid := min(max(0, half-ch), d)
+	if mid > 0 {
+		part(0, mid, &rope[t0/s.W*half+ch], 0, half)
+	}
+	if mid < d {
+		part(mid, d, &rope[(s.H+t0%s.W)*half+ch+mid-half], half, -s.W*half)
+	}
 }
 
 func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
 	var keys [maxHeadDim * tokenBlock]float32
-	var values [maxHeadDim * tokenBlock]float32
-	var tile [maxHeadDim * amd64.GemmAVX512NR]float32
-	var row [maxHeadDim]float32
 	d, nr := s.Dim, l.panel()
 	for h := range s.Heads {
 		ch := h * d
-		sums := ksum[ch : ch+d]
 		for t0 := s.T0; t0 < s.T1; t0 += tokenBlock {
 			n := min(tokenBlock, s.T1-t0)
-			for i := range n {
-				t := t0 + i
-				kr := k[t*ldk+ch : t*ldk+ch+d]
-				for a, x := range kr {
-					sums[a] += x
-				}
-				if rope != nil {
-					cs, m, more := headTables(rope, s, t, ch)
-					generic.Rotate(row[:m], kr[:m], cs[:m])
-					if m < d {
-						generic.Rotate(row[m:d], kr[m:], more[:d-m])
-					}
-					kr = row[:d]
-				}
-				for a, x := range kr {
-					keys[a*tokenBlock+i] = x
-				}
-				vr := v[t*ldv+ch : t*ldv+ch+d]
-				for p := range panelsOf(d, nr) {
-					dst := values[(p*tokenBlock+i)*nr : (p*tokenBlock+i+1)*nr]
-					clear(dst[copy(dst, vr[p*nr:]):])
-				}
+			rotateHead(l, keys[:], k, ldk, rope, s, t0, n, ch, nil, ksum[ch:])
+			rows, ld := &keys[0], d
+			if rope == nil {
+				rows, ld = &k[t0*ldk+ch], ldk // infinite keys stay infinite: 0 times them would be NaN
 			}
-			xr := generic.Rows{Ld: tokenBlock, Segs: 1, SegLen: n}
-			for p := range panelsOf(d, nr) {
-				state := kv[ch*d+p*nr:]
-				w := &values[p*tokenBlock*nr]
-				if d%nr == 0 {
-					gemmCall(l, &state[0], d, &keys[0], xr, w, nil, nil, 0, &state[0], d, d, Identity)
-					continue
-				}
-				gemmCall(l, &tile[0], nr, &keys[0], xr, w, nil, nil, 0, nil, 0, d, Identity)
-				for a := range d {
-					for b := range min(nr, d-p*nr) {
-						state[a*d+b] += tile[a*nr+b]
-					}
+			for b := 0; b < d; b += nr {
+				state, values := &kv[ch*d+b], &v[t0*ldv+ch+b]
+				if l == AVX512 {
+					amd64.OuterSumAVX512(state, d, rows, ld, values, ldv, n, d, min(nr, d-b))
+				} else {
+					amd64.OuterSumAVX2(state, d, rows, ld, values, ldv, n, d, min(nr, d-b))
 				}
 			}
 		}
@@ -304,66 +296,61 @@ func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv i
 
 func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
 	var queries [maxHeadDim * tokenBlock]float32
-	var state [maxHeadDim * maxHeadDim]float32
+	var packed [maxHeadDim * maxHeadDim]float32
 	var tile [tokenBlock * amd64.GemmAVX512NR]float32
 	var inv [tokenBlock]float32
 	d, nr := s.Dim, l.panel()
+	xr := generic.Rows{Ld: d, Segs: 1, SegLen: d}
 	for h := range s.Heads {
 		ch := h * d
-		sums := ksum[ch : ch+d]
-		for p := range panelsOf(d, nr) {
-			for a := range d {
-				dst := state[(p*d+a)*nr : (p*d+a+1)*nr]
-				clear(dst[copy(dst, kv[(ch+a)*d+p*nr:(ch+a)*d+d]):])
+		state := kv[ch*d : (ch+d)*d]
+		if d != nr { // else the state of a head is a packed panel
+			for b := 0; b < d; b += nr {
+				for a := range d {
+					dst := packed[b*d+a*nr : b*d+(a+1)*nr]
+					clear(dst[copy(dst, state[a*d+b:(a+1)*d]):])
+				}
 			}
+			state = packed[:]
 		}
 		for t0 := s.T0; t0 < s.T1; t0 += tokenBlock {
 			n := min(tokenBlock, s.T1-t0)
-			for i := range n {
-				t := t0 + i
-				qr := q[t*ldq+ch : t*ldq+ch+d]
-				inv[i] = 1 / (dot(qr, sums) + eps)
-				dst := queries[i*d : i*d+d]
-				if rope == nil {
-					copy(dst, qr)
+			if l == AVX512 {
+				amd64.InverseAVX512(&inv[0], &q[t0*ldq+ch], ldq, &ksum[ch], n, d, eps)
+			} else {
+				amd64.InverseAVX2(&inv[0], &q[t0*ldq+ch], ldq, &ksum[ch], n, d, eps)
+			}
+			rotateHead(l, queries[:], q, ldq, rope, s, t0, n, ch, &inv[0], nil)
+			for b := 0; b < d; b += nr {
+				if d-b >= nr {
+					gemmCall(l, &y[t0*ldy+ch+b], ldy, &queries[0], xr, &state[b*d], nil, nil, 0, nil, 0, n, Identity)
 					continue
 				}
-				cs, m, more := headTables(rope, s, t, ch)
-				generic.Rotate(dst[:m], qr[:m], cs[:m])
-				if m < d {
-					generic.Rotate(dst[m:], qr[m:], more[:d-m])
-				}
-			}
-			xr := generic.Rows{Ld: d, Segs: 1, SegLen: d}
-			for p := range panelsOf(d, nr) {
-				gemmCall(l, &tile[0], nr, &queries[0], xr, &state[p*d*nr], nil, nil, 0, nil, 0, n, Identity)
+				gemmCall(l, &tile[0], nr, &queries[0], xr, &state[b*d], nil, nil, 0, nil, 0, n, Identity)
 				for i := range n {
-					cols := min(nr, d-p*nr)
-					dst, src, f := y[(t0+i)*ldy+ch+p*nr:][:cols], tile[i*nr:][:cols], inv[i]
-					for b, v := range src {
-						dst[b] = v * f
-					}
+					copy(y[(t0+i)*ldy+ch+b:(t0+i)*ldy+ch+d], tile[i*nr:])
 				}
 			}
 		}
 	}
 }
 
-// dot returns Σ x[i] y[i] in four chains, which hide the latency of additions.
-func dot(x, y []float32) float32 {
-	var a, b, c, d float32
-	y = y[:len(x)]
-	for len(x) >= 4 && len(y) >= 4 {
-		a += x[0] * y[0]
-		b += x[1] * y[1]
-		c += x[2] * y[2]
-		d += x[3] * y[3]
-		x, y = x[4:], y[4:]
+// binaryVector computes y = a op b in calls of bounded length.
+func binaryVector(l Level, y, a, b []float32, mul bool) {
+	const most = 1 << 15
+	for i := 0; i < len(y); i += most {
+		n := min(most, len(y)-i)
+		switch {
+		case l == AVX512 && mul:
+			amd64.MulAVX512(&y[i], &a[i], &b[i], n)
+		case l == AVX512:
+			amd64.AddAVX512(&y[i], &a[i], &b[i], n)
+		case mul:
+			amd64.MulAVX2(&y[i], &a[i], &b[i], n)
+		default:
+			amd64.AddAVX2(&y[i], &a[i], &b[i], n)
+		}
 	}
-	for i, v := range x {
-		a += v * y[i]
-	}
-	return (a + b) + (c + d)
 }
 
 func multiplyAddsVector(l Level, n int) int {

@@ -40,4 +40,8 @@ func linAttnReadoutVector(Level, []float32, int, []float32, int, []float32, []fl
 	panic("kernels: no assembly in this build")
 }
 
+func binaryVector(Level, []float32, []float32, []float32, bool) {
+	panic("kernels: no assembly in this build")
+}
+
 func multiplyAddsVector(Level, int) int { panic("kernels: no assembly in this build") }

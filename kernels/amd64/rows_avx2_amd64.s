@@ -1042,6 +1042,66 @@ end:
 	VZEROUPPER
 	RET
 
+// func AddAVX2(y, a, b *float32, n int)
+TEXT ·AddAVX2(SB), 0, $128-32
+	MOVQ y+0(FP), DI
+	MOVQ a+8(FP), SI
+	MOVQ b+16(FP), BX
+	MOVQ n+24(FP), CX
+	XORQ AX, AX
+	SUBQ $8, CX
+	JLT tail
+vector:
+	VMOVUPS (SI)(AX*1), Y0
+	VADDPS (BX)(AX*1), Y0, Y0
+	VMOVUPS Y0, (DI)(AX*1)
+	ADDQ $32, AX
+	SUBQ $8, CX
+	JGE vector
+tail:
+	ADDQ $8, CX
+	JZ end
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), DX
+	VMOVUPS (DX)(CX*4), Y7
+	VMASKMOVPS (SI)(AX*1), Y7, Y0
+	VMASKMOVPS (BX)(AX*1), Y7, Y1
+	VADDPS Y1, Y0, Y0
+	VMASKMOVPS Y0, Y7, (DI)(AX*1)
+end:
+	VZEROUPPER
+	RET
+
+// func MulAVX2(y, a, b *float32, n int)
+TEXT ·MulAVX2(SB), 0, $128-32
+	MOVQ y+0(FP), DI
+	MOVQ a+8(FP), SI
+	MOVQ b+16(FP), BX
+	MOVQ n+24(FP), CX
+	XORQ AX, AX
+	SUBQ $8, CX
+	JLT tail
+vector:
+	VMOVUPS (SI)(AX*1), Y0
+	VMULPS (BX)(AX*1), Y0, Y0
+	VMOVUPS Y0, (DI)(AX*1)
+	ADDQ $32, AX
+	SUBQ $8, CX
+	JGE vector
+tail:
+	ADDQ $8, CX
+	JZ end
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), DX
+	VMOVUPS (DX)(CX*4), Y7
+	VMASKMOVPS (SI)(AX*1), Y7, Y0
+	VMASKMOVPS (BX)(AX*1), Y7, Y1
+	VMULPS Y1, Y0, Y0
+	VMASKMOVPS Y0, Y7, (DI)(AX*1)
+end:
+	VZEROUPPER
+	RET
+
 // func PeakAVX2(n int)
 TEXT ·PeakAVX2(SB), 0, $128-8
 	MOVQ n+0(FP), CX

@@ -587,6 +587,68 @@ end:
 	VZEROUPPER
 	RET
 
+// func AddAVX512(y, a, b *float32, n int)
+TEXT ·AddAVX512(SB), 0, $128-32
+	MOVQ y+0(FP), DI
+	MOVQ a+8(FP), SI
+	MOVQ b+16(FP), BX
+	MOVQ n+24(FP), CX
+	XORQ AX, AX
+	SUBQ $16, CX
+	JLT tail
+vector:
+	VMOVUPS (SI)(AX*1), Z0
+	VADDPS (BX)(AX*1), Z0, Z0
+	VMOVUPS Z0, (DI)(AX*1)
+	ADDQ $64, AX
+	SUBQ $16, CX
+	JGE vector
+tail:
+	ADDQ $16, CX
+	JZ end
+	MOVL $1, DX
+	SHLL CX, DX
+	DECL DX
+	KMOVW DX, K1
+	VMOVUPS.Z (SI)(AX*1), K1, Z0
+	VMOVUPS.Z (BX)(AX*1), K1, Z1
+	VADDPS Z1, Z0, Z0
+	VMOVUPS Z0, K1, (DI)(AX*1)
+end:
+	VZEROUPPER
+	RET
+
+// func MulAVX512(y, a, b *float32, n int)
+TEXT ·MulAVX512(SB), 0, $128-32
+	MOVQ y+0(FP), DI
+	MOVQ a+8(FP), SI
+	MOVQ b+16(FP), BX
+	MOVQ n+24(FP), CX
+	XORQ AX, AX
+	SUBQ $16, CX
+	JLT tail
+vector:
+	VMOVUPS (SI)(AX*1), Z0
+	VMULPS (BX)(AX*1), Z0, Z0
+	VMOVUPS Z0, (DI)(AX*1)
+	ADDQ $64, AX
+	SUBQ $16, CX
+	JGE vector
+tail:
+	ADDQ $16, CX
+	JZ end
+	MOVL $1, DX
+	SHLL CX, DX
+	DECL DX
+	KMOVW DX, K1
+	VMOVUPS.Z (SI)(AX*1), K1, Z0
+	VMOVUPS.Z (BX)(AX*1), K1, Z1
+	VMULPS Z1, Z0, Z0
+	VMOVUPS Z0, K1, (DI)(AX*1)
+end:
+	VZEROUPPER
+	RET
+
 // func PeakAVX512(n int)
 TEXT ·PeakAVX512(SB), 0, $128-8
 	MOVQ n+0(FP), CX

@@ -79,6 +79,83 @@ func LayerNormAVX512(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, b
 //go:noescape
 func LayerNormAVX2(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)
 
+// OuterSumAVX512 adds outer products of keys and values, at least one token,
+// cols <= 32:
+//
+//	for t := range tokens {
+//		for a := range rows {
+//			for b := range cols {
+//				kv[a*ldkv+b] += k[t*ldk+a] * v[t*ldv+b]
+//			}
+//		}
+//	}
+//
+//go:noescape
+func OuterSumAVX512(kv *float32, ldkv int, k *float32, ldk int, v *float32, ldv, tokens, rows, cols int)
+
+// OuterSumAVX2 is [OuterSumAVX512] for cols <= 16.
+//
+//go:noescape
+func OuterSumAVX2(kv *float32, ldkv int, k *float32, ldk int, v *float32, ldv, tokens, rows, cols int)
+
+// RotateAVX512 rotates the pairs of n channels (n even and positive) of at least
+// one token of a grid w tokens wide, the first of them in the given column:
+//
+//	for t := range tokens {
+//		for p := 0; p < n; p += 2 {
+//			a, b, cos, sin := x[t*ldx+p], x[t*ldx+p+1], table[p], table[p+1]
+//			y[t*ldy+p] = (a*cos - b*sin) * scale[t]
+//			y[t*ldy+p+1] = (b*cos + a*sin) * scale[t]
+//			sum[p] += a
+//			sum[p+1] += b
+//		}
+//		table = table[step:]
+//		if column++; column == w {
+//			column, table = 0, table[wrap:]
+//		}
+//	}
+//
+// scale and sum may be nil; step and wrap may be negative.
+//
+//go:noescape
+func RotateAVX512(y *float32, ldy int, x *float32, ldx int, table *float32, step, wrap, column, w, tokens, n int, scale, sum *float32)
+
+// RotateAVX2 is [RotateAVX512] with 8 channels in a vector.
+//
+//go:noescape
+func RotateAVX2(y *float32, ldy int, x *float32, ldx int, table *float32, step, wrap, column, w, tokens, n int, scale, sum *float32)
+
+// InverseAVX512 computes y[t] = 1 / (eps + Σ x[t*ldx+a] s[a]) over a < n for at
+// least one token.
+//
+//go:noescape
+func InverseAVX512(y, x *float32, ldx int, s *float32, tokens, n int, eps float32)
+
+// InverseAVX2 is [InverseAVX512] with 8 channels in a vector.
+//
+//go:noescape
+func InverseAVX2(y, x *float32, ldx int, s *float32, tokens, n int, eps float32)
+
+// AddAVX512 computes y[i] = a[i] + b[i]; y may be a or b.
+//
+//go:noescape
+func AddAVX512(y, a, b *float32, n int)
+
+// AddAVX2 is [AddAVX512] with 8 elements in a vector.
+//
+//go:noescape
+func AddAVX2(y, a, b *float32, n int)
+
+// MulAVX512 computes y[i] = a[i] * b[i]; y may be a or b.
+//
+//go:noescape
+func MulAVX512(y, a, b *float32, n int)
+
+// MulAVX2 is [MulAVX512] with 8 elements in a vector.
+//
+//go:noescape
+func MulAVX2(y, a, b *float32, n int)
+
 // PeakAVX512 does 12 n independent multiply-adds of 16 elements in registers, for
 // measuring the peak that other speeds are compared with. n is at least 1.
 //

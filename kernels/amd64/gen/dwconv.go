@@ -208,24 +208,8 @@ func (g *gen) layernorm() {
 	g.op("VCVTSI2SSQ CX, X4, X4 // the number of channels")
 	g.op("MOVL $0x3f800000, AX")
 	g.op("VMOVD AX, X5 // 1")
-	g.op("ANDQ $%d, CX", lanes-1)
-	if g.vb == 64 {
-		g.op("MOVL $1, AX")
-		g.op("SHLL CX, AX")
-		g.op("DECL AX")
-		g.op("KMOVW AX, K1")
-	} else {
-		g.op("NEGQ CX")
-		g.op("LEAQ ·tailsAVX2+32(SB), AX")
-		g.op("VMOVUPS (AX)(CX*4), Y15")
-	}
-	load := func(at string, r int) { // the masked load of a row's end
-		if g.vb == 64 {
-			g.op("VMOVUPS.Z %s, K1, Z%d", at, r)
-		} else {
-			g.op("VMASKMOVPS %s, Y15, Y%d", at, r)
-		}
-	}
+	g.tailMask("CX", "AX", 15)
+	load := func(at string, r int) { g.loadTail(at, 15, r) } // of a row's end
 	// loop runs body over a row; end is its last, partial vector.
 	loop := func(name string, body, end func()) {
 		g.op("XORQ AX, AX")
@@ -243,18 +227,8 @@ func (g *gen) layernorm() {
 		end()
 		g.p("%send:", name)
 	}
-	// reduce adds the lanes of V0 into X0 and divides by c.
-	reduce := func() {
-		if g.vb == 64 {
-			g.op("VEXTRACTF64X4 $1, Z0, Y1")
-			g.op("VADDPS Y1, Y0, Y0")
-		}
-		g.op("VEXTRACTF128 $1, Y0, X1")
-		g.op("VADDPS X1, X0, X0")
-		g.op("VMOVHLPS X0, X0, X1")
-		g.op("VADDPS X1, X0, X0")
-		g.op("VMOVSHDUP X0, X1")
-		g.op("VADDSS X1, X0, X0")
+	mean := func() { // of the lanes of V0, into X0
+		g.reduce(0, 1)
 		g.op("VDIVSS X4, X0, X0")
 	}
 	g.p("row:")
@@ -263,7 +237,7 @@ func (g *gen) layernorm() {
 	g.op("VXORPS X0, X0, X0")
 	loop("sum", func() { g.op("VADDPS (SI)(AX*1), %s, %s", g.v(0), g.v(0)) },
 		func() { load("(SI)(AX*1)", 1); g.op("VADDPS %s, %s, %s", g.v(1), g.v(0), g.v(0)) })
-	reduce()
+	mean()
 	g.op("VBROADCASTSS X0, %s", g.v(2))
 	g.op("VXORPS X0, X0, X0")
 	loop("dev", func() {
@@ -280,7 +254,7 @@ func (g *gen) layernorm() {
 		}
 		g.op("VFMADD231PS %s, %s, %s", g.v(1), g.v(1), g.v(0))
 	})
-	reduce()
+	mean()
 	g.op("VADDSS eps+64(FP), X0, X0")
 	g.op("VSQRTSS X0, X0, X0")
 	g.op("VDIVSS X0, X5, X0")
@@ -306,13 +280,10 @@ func (g *gen) layernorm() {
 			g.op("%s %s, %s, %s", []string{"VMULPS", "VADDPS"}[i], g.v(6), g.v(1), g.v(1))
 			g.p("%s:", label)
 		}
-		switch {
-		case !tail:
+		if tail {
+			g.storeTail(1, 15, "(DI)(AX*1)")
+		} else {
 			g.op("VMOVUPS %s, (DI)(AX*1)", g.v(1))
-		case g.vb == 64:
-			g.op("VMOVUPS Z1, K1, (DI)(AX*1)")
-		default:
-			g.op("VMASKMOVPS Y1, Y15, (DI)(AX*1)")
 		}
 	}
 	loop("put", func() { finish(false) }, func() { finish(true) })
