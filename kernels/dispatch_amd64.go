@@ -154,11 +154,75 @@ func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ld
 	}
 }
 
-// dwconvVector is generic.DWConv3x3 at level AVX2 or AVX512: each output row is
-// an interior whose taps all exist and up to two border pixels that lack some.
+// dwconvVector is generic.DWConv3x3 at level AVX2 or AVX512.
 func dwconvVector(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, d generic.DW) {
-	if ch == 0 || w == 0 {
+	if ch == 0 || w == 0 || row0 == row1 {
 		return
+	}
+	fused := stride == 1 && (d.Act == Identity || d.Act == ReLU || d.Act == SiLU)
+	if stride == 1 {
+		dwslide(l, y, x, w9, bias, h, w, ch, row0, row1, d)
+	} else {
+		dwpixels(l, y, x, w9, bias, h, w, ch, stride, row0, row1)
+	}
+	if d.Act != Identity && !fused {
+		ow := (w + stride - 1) / stride
+		out := y[row0*ow*ch : row1*ow*ch]
+		activateAll(l, d.Act, out, out)
+	}
+}
+
+// dwslide computes pairs of rows at stride 1, some channels at a time where rows
+// are long.
+func dwslide(l Level, y, x, w9, bias []float32, h, w, ch, row0, row1 int, d generic.DW) {
+	const plain, relu, silu, addMul = 0, 1, 2, 3
+	mode, residual := plain, 0
+	switch {
+	case d.Add != nil:
+		mode = addMul
+	case d.Act == ReLU:
+		mode = relu
+	case d.Act == SiLU:
+		mode = silu
+	}
+	if d.Residual {
+		residual = 1
+	}
+	has := func(b bool) int {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	part := max(1, callWork/w/64) * 64
+	for i := row0; i < row1; i += 2 {
+		rows := min(2, row1-i)
+		for c := 0; c < ch; c += part {
+			at := i*w*ch + c
+			var add, mul, b *float32
+			if mode == addMul {
+				add, mul = &d.Add[at], &d.Mul[at]
+			}
+			if bias != nil {
+				b = &bias[c]
+			}
+			n := min(part, ch-c)
+			above, below := has(i > 0), has(i+rows < h)
+			if l == AVX512 {
+				amd64.DWSlideAVX512(&y[at], &x[at], &w9[c], b, add, mul, w*ch, ch, n, w, rows, above, below, residual, mode)
+			} else {
+				amd64.DWSlideAVX2(&y[at], &x[at], &w9[c], b, add, mul, w*ch, ch, n, w, rows, above, below, residual, mode)
+			}
+		}
+	}
+}
+
+// dwpixels computes rows at any stride: each is an interior whose taps all exist
+// and up to two border pixels that lack some.
+func dwpixels(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int) {
+	var b *float32
+	if bias != nil {
+		b = &bias[0]
 	}
 	ow := (w + stride - 1) / stride
 	most := max(1, callWork/ch)
@@ -168,25 +232,12 @@ func dwconvVector(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row
 		xRow, wRow := (u+r0)*w*ch, 3*r0*ch
 		// pixels computes output pixels [j, j+n), whose taps [t0, t1) exist.
 		pixels := func(j, n, t0, t1 int) {
-			var res, mul, b *float32
 			at := (i*ow + j) * ch
-			switch {
-			case d.Residual:
-				res = &x[at]
-			case d.Add != nil:
-				res = &d.Add[at]
-			}
-			if d.Mul != nil {
-				mul = &d.Mul[at]
-			}
-			if bias != nil {
-				b = &bias[0]
-			}
 			src, wt := &x[xRow+(j*stride-1+t0)*ch], &w9[wRow+t0*ch]
 			if l == AVX512 {
-				amd64.DWConvAVX512(&y[at], src, wt, b, res, mul, w*ch, stride*ch, ch, n, r1-r0, t1-t0)
+				amd64.DWConvAVX512(&y[at], src, wt, b, w*ch, stride*ch, ch, n, r1-r0, t1-t0)
 			} else {
-				amd64.DWConvAVX2(&y[at], src, wt, b, res, mul, w*ch, stride*ch, ch, n, r1-r0, t1-t0)
+				amd64.DWConvAVX2(&y[at], src, wt, b, w*ch, stride*ch, ch, n, r1-r0, t1-t0)
 			}
 		}
 		pixels(0, 1, 1, min(3, w+1))
@@ -196,10 +247,6 @@ func dwconvVector(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row
 		}
 		for j := inner; j < ow; j++ {
 			pixels(j, 1, 0, w-(j*stride-1))
-		}
-		if d.Act != Identity {
-			row := y[i*ow*ch : (i+1)*ow*ch]
-			activateAll(l, d.Act, row, row)
 		}
 	}
 }

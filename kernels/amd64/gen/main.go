@@ -67,7 +67,8 @@ func main() {
 		file(level, "gemm", (*gen).gemm)
 		file(level, "activation", (*gen).writeConstants, (*gen).activations)
 		file(level, "attention", (*gen).outer, (*gen).rotate, (*gen).inverse)
-		file(level, "rows", (*gen).dwconv, (*gen).layernorm,
+		file(level, "dwconv", (*gen).slide, (*gen).dwconv)
+		file(level, "rows", (*gen).layernorm,
 			func(g *gen) { g.binary("Add", "VADDPS") }, func(g *gen) { g.binary("Mul", "VMULPS") }, (*gen).peak)
 	}
 }
