@@ -90,14 +90,16 @@ func BenchmarkDWConv3x3(b *testing.B) {
 		x, w9, bias, add, mul, y := values(n), values(9*s.dim), values(s.dim), values(n), values(n), make([]float32, n)
 		for name, f := range map[string]func(l kernels.Level){
 			"plain": func(l kernels.Level) {
-				kernels.DWConv3x3(l, y, x, w9, bias, s.side, s.side, s.dim, 1, 0, s.side, kernels.Identity)
+				kernels.DWConv3x3(l, y, x, w9, bias, kernels.DWShape{H: s.side, W: s.side, Ch: s.dim, Stride: 1, Row0: 0, Row1: s.side}, kernels.Identity)
 			},
 			"silu": func(l kernels.Level) {
-				kernels.DWConv3x3(l, y, x, w9, bias, s.side, s.side, s.dim, 1, 0, s.side, kernels.SiLU)
+				kernels.DWConv3x3(l, y, x, w9, bias, kernels.DWShape{H: s.side, W: s.side, Ch: s.dim, Stride: 1, Row0: 0, Row1: s.side}, kernels.SiLU)
 			},
-			"residual": func(l kernels.Level) { kernels.DWConv3x3Residual(l, y, x, w9, bias, s.side, s.side, s.dim, 0, s.side) },
+			"residual": func(l kernels.Level) {
+				kernels.DWConv3x3Residual(l, y, x, w9, bias, kernels.DWShape{H: s.side, W: s.side, Ch: s.dim, Stride: 1, Row0: 0, Row1: s.side})
+			},
 			"add_mul": func(l kernels.Level) {
-				kernels.DWConv3x3AddMul(l, y, x, w9, bias, add, mul, s.side, s.side, s.dim, 0, s.side)
+				kernels.DWConv3x3AddMul(l, y, x, w9, bias, add, mul, kernels.DWShape{H: s.side, W: s.side, Ch: s.dim, Stride: 1, Row0: 0, Row1: s.side})
 			},
 		} {
 			measure(b, fmt.Sprintf("stage=%d/op=%s", i+1, name), 9*n, f)

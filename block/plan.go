@@ -414,7 +414,7 @@ func (b *planner) block(name string, blk *milaBlock, st *stage, x buffer, h, w i
 		i, r0, r1 := cut.of(task)
 		t0, n := r0*w*c, (r1-r0)*w
 		ri := image(r, i)
-		kernels.DWConv3x3Residual(level, ri, image(x, i), blk.cpe1.w9, blk.cpe1.b, h, w, c, r0, r1)
+		kernels.DWConv3x3Residual(level, ri, image(x, i), blk.cpe1.w9, blk.cpe1.b, kernels.DWShape{H: h, W: w, Ch: c, Stride: 1, Row0: r0, Row1: r1})
 		u := p.work(worker)[:n*c]
 		kernels.LayerNorm(level, u, c, ri[t0:], c, n, c, nil, nil, normEps)
 		kernels.Gemm(level, image(g, i)[t0:], c, u, c, blk.act.w, n, c, c, kernels.Epilogue{Bias: blk.act.b, Act: kernels.SiLU})
@@ -427,7 +427,7 @@ func (b *planner) block(name string, blk *milaBlock, st *stage, x buffer, h, w i
 		i, r0, r1 := cut.of(task)
 		t0, n := r0*w, (r1-r0)*w
 		vi := image(v, i)
-		kernels.DWConv3x3(level, vi, image(t, i), blk.dwc.w9, blk.dwc.b, h, w, c, 1, r0, r1, kernels.SiLU)
+		kernels.DWConv3x3(level, vi, image(t, i), blk.dwc.w9, blk.dwc.b, kernels.DWShape{H: h, W: w, Ch: c, Stride: 1, Row0: r0, Row1: r1}, kernels.SiLU)
 		kernels.Gemm(level, p.f(qk)[(i*l+t0)*2*c:], 2*c, vi[t0*c:], c, blk.qk.w, n, 2*c, c, kernels.Epilogue{Bias: blk.qk.b, Act: kernels.ELU1})
 	})
 
@@ -459,7 +459,7 @@ func (b *planner) block(name string, blk *milaBlock, st *stage, x buffer, h, w i
 		yi, ri := image(y, i), image(r, i)
 		kernels.LinAttnReadout(level, yi, c, p.f(qk)[i*l*2*c:], 2*c, s[:c*dim], s[c*dim:state], rope,
 			kernels.LinAttnShape{H: h, W: w, Heads: st.heads, Dim: dim, T0: t0, T1: t0 + n}, attnEps*float32(l))
-		kernels.DWConv3x3AddMul(level, yi, image(v, i), blk.lepe.w9, blk.lepe.b, yi, image(g, i), h, w, c, r0, r1)
+		kernels.DWConv3x3AddMul(level, yi, image(v, i), blk.lepe.w9, blk.lepe.b, yi, image(g, i), kernels.DWShape{H: h, W: w, Ch: c, Stride: 1, Row0: r0, Row1: r1})
 		rb := ri[t0*c:]
 		kernels.Gemm(level, rb, c, yi[t0*c:], c, blk.out.w, n, c, c, kernels.Epilogue{Bias: blk.out.b, Add: rb, LdAdd: c})
 	})
@@ -469,7 +469,7 @@ func (b *planner) block(name string, blk *milaBlock, st *stage, x buffer, h, w i
 		i, r0, r1 := cut.of(task)
 		t0, n := r0*w*c, (r1-r0)*w
 		xi := image(x, i)
-		kernels.DWConv3x3Residual(level, xi, image(r, i), blk.cpe2.w9, blk.cpe2.b, h, w, c, r0, r1)
+		kernels.DWConv3x3Residual(level, xi, image(r, i), blk.cpe2.w9, blk.cpe2.b, kernels.DWShape{H: h, W: w, Ch: c, Stride: 1, Row0: r0, Row1: r1})
 		u, hid, ldh := p.work(worker)[:n*c], p.work(worker)[n*c:], st.hidden+pad
 		xb := xi[t0:]
 		kernels.LayerNorm(level, u, c, xb, c, n, c, nil, nil, normEps)
@@ -516,7 +516,7 @@ func (b *planner) downsample(name string, st *stage, x buffer, h, w int) (y buff
 	b.step(b.batch*cutOut.n, func(task, _ int) {
 		i, r0, r1 := cutOut.of(task)
 		s := p.f(small)[i*oh*ow*c8 : (i+1)*oh*ow*c8]
-		kernels.DWConv3x3(level, s, p.f(wide)[i*h*w*c8:(i+1)*h*w*c8], d.dw.w9, d.dw.b, h, w, c8, 2, r0, r1, kernels.ReLU)
+		kernels.DWConv3x3(level, s, p.f(wide)[i*h*w*c8:(i+1)*h*w*c8], d.dw.w9, d.dw.b, kernels.DWShape{H: h, W: w, Ch: c8, Stride: 2, Row0: r0, Row1: r1}, kernels.ReLU)
 		kernels.Gemm(level, p.f(y)[(i*oh+r0)*ow*c2:], c2, s[r0*ow*c8:], c8, d.reduce.w, (r1-r0)*ow, c2, c8, kernels.Epilogue{Bias: d.reduce.b})
 	})
 	b.release(wide, small)

@@ -124,7 +124,7 @@ func (s *stepper) dw(name string, x []float32, h, w, c, stride int) []float32 {
 	oh, ow := ceilDiv(h, stride), ceilDiv(w, stride)
 	y := make([]float32, s.batch*oh*ow*c)
 	for i := range s.batch {
-		kernels.DWConv3x3(s.level, y[i*oh*ow*c:], x[i*h*w*c:], d.w9, d.b, h, w, c, stride, 0, oh, kernels.Identity)
+		kernels.DWConv3x3(s.level, y[i*oh*ow*c:], x[i*h*w*c:], d.w9, d.b, kernels.DWShape{H: h, W: w, Ch: c, Stride: stride, Row0: 0, Row1: oh}, kernels.Identity)
 	}
 	return y
 }

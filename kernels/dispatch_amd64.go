@@ -155,26 +155,24 @@ func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ld
 }
 
 // dwconvVector is generic.DWConv3x3 at level AVX2 or AVX512.
-func dwconvVector(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, d generic.DW) {
-	if ch == 0 || w == 0 || row0 == row1 {
-		return
-	}
-	fused := stride == 1 && (d.Act == Identity || d.Act == ReLU || d.Act == SiLU)
-	if stride == 1 {
-		dwslide(l, y, x, w9, bias, h, w, ch, row0, row1, d)
+func dwconvVector(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
+	if s.Stride == 1 {
+		dwslide(l, y, x, w9, bias, s, d)
+		if d.Act == Identity || d.Act == ReLU || d.Act == SiLU {
+			return
+		}
 	} else {
-		dwpixels(l, y, x, w9, bias, h, w, ch, stride, row0, row1)
+		dwpixels(l, y, x, w9, bias, s)
 	}
-	if d.Act != Identity && !fused {
-		ow := (w + stride - 1) / stride
-		out := y[row0*ow*ch : row1*ow*ch]
+	for i := s.Row0 * s.OutW(); i < s.Row1*s.OutW(); i++ {
+		out := y[i*s.Dist() : i*s.Dist()+s.Ch]
 		activateAll(l, d.Act, out, out)
 	}
 }
 
 // dwslide computes pairs of rows at stride 1, some channels at a time where rows
 // are long.
-func dwslide(l Level, y, x, w9, bias []float32, h, w, ch, row0, row1 int, d generic.DW) {
+func dwslide(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
 	const plain, relu, silu, addMul = 0, 1, 2, 3
 	mode, residual := plain, 0
 	switch {
@@ -194,11 +192,13 @@ func dwslide(l Level, y, x, w9, bias []float32, h, w, ch, row0, row1 int, d gene
 		}
 		return 0
 	}
-	part := max(1, callWork/w/64) * 64
-	for i := row0; i < row1; i += 2 {
-		rows := min(2, row1-i)
-		for c := 0; c < ch; c += part {
-			at := i*w*ch + c
+	ld := s.Dist()
+	part := max(1, callWork/s.W/64) * 64
+	for i := s.Row0; i < s.Row1; i += 2 {
+		rows := min(2, s.Row1-i)
+		above, below := has(i > 0), has(i+rows < s.H)
+		for c := 0; c < s.Ch; c += part {
+			at := i*s.W*ld + c
 			var add, mul, b *float32
 			if mode == addMul {
 				add, mul = &d.Add[at], &d.Mul[at]
@@ -206,12 +206,11 @@ func dwslide(l Level, y, x, w9, bias []float32, h, w, ch, row0, row1 int, d gene
 			if bias != nil {
 				b = &bias[c]
 			}
-			n := min(part, ch-c)
-			above, below := has(i > 0), has(i+rows < h)
+			n := min(part, s.Ch-c)
 			if l == AVX512 {
-				amd64.DWSlideAVX512(&y[at], &x[at], &w9[c], b, add, mul, w*ch, ch, n, w, rows, above, below, residual, mode)
+				amd64.DWSlideAVX512(&y[at], &x[at], &w9[c], b, add, mul, s.W*ld, ld, n, s.W, rows, above, below, residual, mode)
 			} else {
-				amd64.DWSlideAVX2(&y[at], &x[at], &w9[c], b, add, mul, w*ch, ch, n, w, rows, above, below, residual, mode)
+				amd64.DWSlideAVX2(&y[at], &x[at], &w9[c], b, add, mul, s.W*ld, ld, n, s.W, rows, above, below, residual, mode)
 			}
 		}
 	}
@@ -219,25 +218,25 @@ func dwslide(l Level, y, x, w9, bias []float32, h, w, ch, row0, row1 int, d gene
 
 // dwpixels computes rows at any stride: each is an interior whose taps all exist
 // and up to two border pixels that lack some.
-func dwpixels(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int) {
+func dwpixels(l Level, y, x, w9, bias []float32, s DWShape) {
 	var b *float32
 	if bias != nil {
 		b = &bias[0]
 	}
-	ow := (w + stride - 1) / stride
-	most := max(1, callWork/ch)
-	for i := row0; i < row1; i++ {
+	h, w, ld, stride, ow := s.H, s.W, s.Dist(), s.Stride, s.OutW()
+	most := max(1, callWork/s.Ch)
+	for i := s.Row0; i < s.Row1; i++ {
 		u := i*stride - 1
 		r0, r1 := max(0, -u), min(3, h-u)
-		xRow, wRow := (u+r0)*w*ch, 3*r0*ch
+		xRow, wRow := (u+r0)*w*ld, 3*r0*ld
 		// pixels computes output pixels [j, j+n), whose taps [t0, t1) exist.
 		pixels := func(j, n, t0, t1 int) {
-			at := (i*ow + j) * ch
-			src, wt := &x[xRow+(j*stride-1+t0)*ch], &w9[wRow+t0*ch]
+			at := (i*ow + j) * ld
+			src, wt := &x[xRow+(j*stride-1+t0)*ld], &w9[wRow+t0*ld]
 			if l == AVX512 {
-				amd64.DWConvAVX512(&y[at], src, wt, b, w*ch, stride*ch, ch, n, r1-r0, t1-t0)
+				amd64.DWConvAVX512(&y[at], src, wt, b, w*ld, stride*ld, ld, s.Ch, n, r1-r0, t1-t0)
 			} else {
-				amd64.DWConvAVX2(&y[at], src, wt, b, w*ch, stride*ch, ch, n, r1-r0, t1-t0)
+				amd64.DWConvAVX2(&y[at], src, wt, b, w*ld, stride*ld, ld, s.Ch, n, r1-r0, t1-t0)
 			}
 		}
 		pixels(0, 1, 1, min(3, w+1))

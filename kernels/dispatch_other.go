@@ -24,7 +24,7 @@ func activateVector(Level, Activation, []float32, int, []float32, int, int, int)
 	panic("kernels: no assembly in this build")
 }
 
-func dwconvVector(Level, []float32, []float32, []float32, []float32, int, int, int, int, int, int, generic.DW) {
+func dwconvVector(Level, []float32, []float32, []float32, []float32, DWShape, generic.DW) {
 	panic("kernels: no assembly in this build")
 }
 

@@ -1,6 +1,9 @@
 package kernels
 
-import "github.com/mila-go/mila/kernels/generic"
+import (
+	"github.com/mila-go/mila/kernels/generic"
+	"github.com/mila-go/mila/kernels/ref"
+)
 
 // PackDW3x3 turns 3x3 depthwise weights from PyTorch's order (ch, 1, 3, 3) into
 // the tap-major order (9, ch) of the DWConv3x3 functions; it is the same at
@@ -16,50 +19,75 @@ func PackDW3x3(dst, w []float32, ch int) {
 	}
 }
 
-// checkDW checks the arguments that the depthwise forms share.
-func checkDW(op string, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int) {
-	checkDims(op, h, w, ch)
-	checkDims(op, 9, ch)
-	if stride != 1 && stride != 2 {
-		fail(op, "stride %d; only 1 and 2 exist", stride)
+// DWShape describes output rows [Row0, Row1) of a 3x3 depthwise convolution of
+// one NHWC image; see the fields. With Ld larger than Ch it works on some of the
+// channels of wider pixels: slices then begin at the first channel.
+type DWShape = ref.DWShape
+
+// checkDW checks the arguments that the depthwise forms share and returns the
+// length that images like y need.
+func checkDW(op string, y, x, w9, bias []float32, s *DWShape) int {
+	checkDims(op, s.H, s.W, s.Ch)
+	if s.Stride != 1 && s.Stride != 2 {
+		fail(op, "stride %d; only 1 and 2 exist", s.Stride)
 	}
-	oh, ow := (h+stride-1)/stride, (w+stride-1)/stride
-	if row0 < 0 || row0 > row1 || row1 > oh {
-		fail(op, "output rows [%d, %d) of %d", row0, row1, oh)
+	ld := s.Dist()
+	if ld < s.Ch {
+		fail(op, "pixels of %d channels are only %d floats apart (Ld)", s.Ch, ld)
 	}
-	checkLen(op, "x", x, h*w*ch)
-	checkLen(op, "y", y, row1*ow*ch)
-	checkLen(op, "w9", w9, 9*ch)
+	checkDims(op, s.H, s.W, ld)
+	checkDims(op, 9, ld)
+	if s.Row0 < 0 || s.Row0 > s.Row1 || s.Row1 > s.OutH() {
+		fail(op, "output rows [%d, %d) of %d", s.Row0, s.Row1, s.OutH())
+	}
+	if s.Ch == 0 || s.W == 0 || s.Row0 == s.Row1 {
+		return 0
+	}
+	span := func(pixels int) int { return (pixels-1)*ld + s.Ch }
+	checkLen(op, "x", x, span(s.H*s.W))
+	checkLen(op, "y", y, span(s.Row1*s.OutW()))
+	checkLen(op, "w9", w9, span(9))
 	if bias != nil {
-		checkLen(op, "bias", bias, ch)
+		checkLen(op, "bias", bias, s.Ch)
+	}
+	return span(s.Row1 * s.OutW())
+}
+
+// DWConv3x3 computes a 3x3 depthwise convolution with zero padding 1 and stride 1
+// or 2, then an activation:
+//
+//	y[i,j,c] = act(Σ_{r,t} x[i·Stride+r-1, j·Stride+t-1, c] · w9[3r+t, c] + bias[c])
+//
+// w9 is tap-major (see [PackDW3x3]) and must be finite, since it also meets the
+// zeros outside of the image; bias may be nil. The whole output has
+// ceil(H/Stride) x ceil(W/Stride) pixels and y is indexed from its start, so
+// bands of rows can be computed independently. y must not overlap x.
+func DWConv3x3(l Level, y, x, w9, bias []float32, s DWShape, act Activation) {
+	l = l.resolve("DWConv3x3")
+	if checkDW("DWConv3x3", y, x, w9, bias, &s) > 0 {
+		dwconv(l, y, x, w9, bias, s, generic.DW{Act: act})
 	}
 }
 
-// DWConv3x3 computes output rows [row0, row1) of a 3x3 depthwise convolution of
-// one NHWC image x (h x w x ch) with zero padding 1 and stride 1 or 2, then an
-// activation:
-//
-//	y[i,j,c] = act(Σ_{r,t} x[i·stride+r-1, j·stride+t-1, c] · w9[3r+t, c] + bias[c])
-//
-// w9 is tap-major (see [PackDW3x3]); bias may be nil. The whole output has
-// ceil(h/stride) x ceil(w/stride) pixels and y is indexed from its start, so
-// bands of rows can be computed independently. y must not overlap x.
-func DWConv3x3(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, act Activation) {
-	l = l.resolve("DWConv3x3")
-	checkDW("DWConv3x3", y, x, w9, bias, h, w, ch, stride, row0, row1)
-	dwconv(l, y, x, w9, bias, h, w, ch, stride, row0, row1, generic.DW{Act: act})
+// checkStride1 checks the stride of the fused forms.
+func checkStride1(op string, s *DWShape) {
+	if s.Stride != 1 {
+		fail(op, "stride %d; this form has stride 1", s.Stride)
+	}
 }
 
-// DWConv3x3Residual computes rows [row0, row1) of y = x + conv(x) + bias, the
-// conditional position encoding (CPE) of MILA, with the convolution of
-// [DWConv3x3] at stride 1. y must not overlap x.
-func DWConv3x3Residual(l Level, y, x, w9, bias []float32, h, w, ch, row0, row1 int) {
+// DWConv3x3Residual computes y = x + conv(x) + bias, the conditional position
+// encoding (CPE) of MILA, with the convolution of [DWConv3x3] at stride 1. Where
+// x is infinite, y is infinite or NaN. y must not overlap x.
+func DWConv3x3Residual(l Level, y, x, w9, bias []float32, s DWShape) {
 	l = l.resolve("DWConv3x3Residual")
-	checkDW("DWConv3x3Residual", y, x, w9, bias, h, w, ch, 1, row0, row1)
-	dwconv(l, y, x, w9, bias, h, w, ch, 1, row0, row1, generic.DW{Residual: true})
+	checkStride1("DWConv3x3Residual", &s)
+	if checkDW("DWConv3x3Residual", y, x, w9, bias, &s) > 0 {
+		dwconv(l, y, x, w9, bias, s, generic.DW{Residual: true})
+	}
 }
 
-// DWConv3x3AddMul computes rows [row0, row1) of
+// DWConv3x3AddMul computes
 //
 //	y = (conv(x) + bias + add) * mul
 //
@@ -67,20 +95,23 @@ func DWConv3x3Residual(l Level, y, x, w9, bias []float32, h, w, ch, row0, row1 i
 // local position encoding (LePE) of the values x, plus the attention output
 // add, times the gate mul. add and mul have y's layout; y may be add or mul but
 // must not overlap x.
-func DWConv3x3AddMul(l Level, y, x, w9, bias, add, mul []float32, h, w, ch, row0, row1 int) {
-	l = l.resolve("DWConv3x3AddMul")
-	checkDW("DWConv3x3AddMul", y, x, w9, bias, h, w, ch, 1, row0, row1)
-	checkLen("DWConv3x3AddMul", "add", add, row1*w*ch)
-	checkLen("DWConv3x3AddMul", "mul", mul, row1*w*ch)
-	dwconv(l, y, x, w9, bias, h, w, ch, 1, row0, row1, generic.DW{Add: add, Mul: mul})
+func DWConv3x3AddMul(l Level, y, x, w9, bias, add, mul []float32, s DWShape) {
+	const op = "DWConv3x3AddMul"
+	l = l.resolve(op)
+	checkStride1(op, &s)
+	if n := checkDW(op, y, x, w9, bias, &s); n > 0 {
+		checkLen(op, "add", add, n)
+		checkLen(op, "mul", mul, n)
+		dwconv(l, y, x, w9, bias, s, generic.DW{Add: add, Mul: mul})
+	}
 }
 
-// dwconv dispatches a convolution whose arguments are checked.
-func dwconv(l Level, y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, d generic.DW) {
+// dwconv dispatches a convolution whose arguments are checked; it is not empty.
+func dwconv(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
 	switch l {
 	case AVX2, AVX512:
-		dwconvVector(l, y, x, w9, bias, h, w, ch, stride, row0, row1, d)
+		dwconvVector(l, y, x, w9, bias, s, d)
 	default:
-		generic.DWConv3x3(y, x, w9, bias, h, w, ch, stride, row0, row1, d)
+		generic.DWConv3x3(y, x, w9, bias, s, d)
 	}
 }

@@ -88,7 +88,7 @@ func TestGoldenDWConv3x3(t *testing.T) {
 		kernels.PackDW3x3(w9, s.F32(id+".weight"), ch)
 		x, y := s.F32(id+".x"), make([]float32, n*oh*ow*ch)
 		for i := range n {
-			kernels.DWConv3x3(l, y[i*oh*ow*ch:], x[i*h*w*ch:], w9, s.F32(id+".bias"), h, w, ch, stride, 0, oh, kernels.Identity)
+			kernels.DWConv3x3(l, y[i*oh*ow*ch:], x[i*h*w*ch:], w9, s.F32(id+".bias"), kernels.DWShape{H: h, W: w, Ch: ch, Stride: stride, Row0: 0, Row1: oh}, kernels.Identity)
 		}
 		golden.Near(t, id, y, s.F32(id+".y"), 2e-6)
 	})

@@ -69,10 +69,18 @@ func TestShapesAreChecked(t *testing.T) {
 		"Conv2D: kernel": func() {
 			Conv2D(Generic, x, x, x, ConvShape{OutH: 1, OutW: 1, Cin: 1, Cout: 1, KH: 3, KW: 3, Stride: 0, RowX: 3, RowY: 1}, Epilogue{})
 		},
-		"DWConv3x3: stride":  func() { DWConv3x3(Generic, x, x, x, nil, 1, 1, 1, 3, 0, 1, Identity) },
-		"DWConv3x3: output":  func() { DWConv3x3(Generic, x, x, x, nil, 4, 4, 1, 2, 0, 3, Identity) },
-		"DWConv3x3: w9":      func() { DWConv3x3(Generic, x, x, x[:8], nil, 1, 1, 1, 1, 0, 1, Identity) },
-		"AddMul: add":        func() { DWConv3x3AddMul(Generic, x, x, x, nil, x[:1], x, 2, 1, 1, 0, 2) },
+		"DWConv3x3: stride": func() {
+			DWConv3x3(Generic, x, x, x, nil, DWShape{H: 1, W: 1, Ch: 1, Stride: 3, Row0: 0, Row1: 1}, Identity)
+		},
+		"DWConv3x3: output": func() {
+			DWConv3x3(Generic, x, x, x, nil, DWShape{H: 4, W: 4, Ch: 1, Stride: 2, Row0: 0, Row1: 3}, Identity)
+		},
+		"DWConv3x3: w9": func() {
+			DWConv3x3(Generic, x, x, x[:8], nil, DWShape{H: 1, W: 1, Ch: 1, Stride: 1, Row0: 0, Row1: 1}, Identity)
+		},
+		"AddMul: add": func() {
+			DWConv3x3AddMul(Generic, x, x, x, nil, x[:1], x, DWShape{H: 2, W: 1, Ch: 1, Stride: 1, Row0: 0, Row1: 2})
+		},
 		"LayerNorm: gamma":   func() { LayerNorm(Generic, x, 4, x, 4, 2, 4, x[:3], nil, 1e-5) },
 		"MeanRows: the mean": func() { MeanRows(Generic, x, x, 4, 0, 4) },
 		"RoPE2DTable: table": func() { RoPE2DTable(x[:7], 2, 2, 4, 10000) },
@@ -113,7 +121,7 @@ func TestKernelsAllocateNothing(t *testing.T) {
 	for _, l := range Levels() {
 		if n := testing.AllocsPerRun(10, func() {
 			Gemm(l, y, 4, x, 4, x, 3, 4, 4, Epilogue{Bias: x, Act: GELU, Mul: x, LdMul: 4, Add: x, LdAdd: 4})
-			DWConv3x3(l, y, x, x, x, 3, 3, 8, 1, 0, 3, SiLU)
+			DWConv3x3(l, y, x, x, x, DWShape{H: 3, W: 3, Ch: 8, Stride: 1, Row0: 0, Row1: 3}, SiLU)
 			LinAttnKV(l, y, y[128:], x, 8, x, 8, rope, s)
 			LinAttnReadout(l, y, 8, x, 8, x, x, rope, s, 1)
 			LayerNorm(l, y, 8, x, 8, 4, 8, x, x, 1e-5)

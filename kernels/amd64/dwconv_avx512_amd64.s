@@ -1509,15 +1509,15 @@ blockend:
 	VZEROUPPER
 	RET
 
-// func DWConvAVX512(y, x, w, bias *float32, ldrow, ldpix, ch, n, rows, taps int)
-TEXT ·DWConvAVX512(SB), 0, $128-80
+// func DWConvAVX512(y, x, w, bias *float32, ldrow, ldpix, ld, ch, n, rows, taps int)
+TEXT ·DWConvAVX512(SB), 0, $128-88
 	MOVQ $0, done-8(SP) // bytes of channels done
-	MOVQ ch+48(FP), R11
+	MOVQ ch+56(FP), R11
 	MOVQ ldrow+32(FP), R8
 	SHLQ $2, R8
 	MOVQ ldpix+40(FP), R9
 	SHLQ $2, R9
-	MOVQ ch+48(FP), DX
+	MOVQ ld+48(FP), DX
 	SHLQ $2, DX
 block:
 	MOVQ done-8(SP), R10
@@ -1527,7 +1527,7 @@ block:
 	LEAQ (AX)(DX*2), DI
 	MOVQ y+0(FP), BX
 	ADDQ R10, BX
-	MOVQ n+56(FP), CX
+	MOVQ n+64(FP), CX
 	MOVL $0xffff, R10
 	CMPQ R11, $16
 	JGE whole
@@ -1538,9 +1538,9 @@ block:
 	XCHGQ CX, R11
 whole:
 	KMOVW R10, K1
-	MOVQ rows+64(FP), R10
+	MOVQ rows+72(FP), R10
 	LEAQ (R10)(R10*2), R10
-	ADDQ taps+72(FP), R10
+	ADDQ taps+80(FP), R10
 	CMPQ R10, $4
 	JEQ pre11
 	CMPQ R10, $5

@@ -71,7 +71,7 @@ func DWSlideAVX512(y, x, w, bias, add, mul *float32, ldrow, ld, ch, n, rows, abo
 func DWSlideAVX2(y, x, w, bias, add, mul *float32, ldrow, ld, ch, n, rows, above, below, residual, mode int)
 
 // DWConvAVX512 computes n pixels of a depthwise convolution all of whose taps lie
-// inside the image: rows (1 to 3) input rows ldrow apart, taps (1 to 3) pixels ch
+// inside the image: rows (1 to 3) input rows ldrow apart, taps (1 to 3) pixels ld
 // apart, weights for three taps a row.
 //
 //	for j := range n {
@@ -79,22 +79,22 @@ func DWSlideAVX2(y, x, w, bias, add, mul *float32, ldrow, ld, ch, n, rows, above
 //			s := bias[c]
 //			for r := range rows {
 //				for t := range taps {
-//					s += x[r*ldrow+j*ldpix+t*ch+c] * w[(3*r+t)*ch+c]
+//					s += x[r*ldrow+j*ldpix+t*ld+c] * w[(3*r+t)*ld+c]
 //				}
 //			}
-//			y[j*ch+c] = s
+//			y[j*ld+c] = s
 //		}
 //	}
 //
 // bias may be nil.
 //
 //go:noescape
-func DWConvAVX512(y, x, w, bias *float32, ldrow, ldpix, ch, n, rows, taps int)
+func DWConvAVX512(y, x, w, bias *float32, ldrow, ldpix, ld, ch, n, rows, taps int)
 
 // DWConvAVX2 is [DWConvAVX512] with 8 channels in a vector.
 //
 //go:noescape
-func DWConvAVX2(y, x, w, bias *float32, ldrow, ldpix, ch, n, rows, taps int)
+func DWConvAVX2(y, x, w, bias *float32, ldrow, ldpix, ld, ch, n, rows, taps int)
 
 // LayerNormAVX512 normalises rows of c elements:
 //

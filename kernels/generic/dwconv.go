@@ -13,13 +13,12 @@ type DW struct {
 // may be Add or Mul.
 const dwBlock = 256
 
-// DWConv3x3 computes output rows [row0, row1) of the 3x3 depthwise convolution
-// of the NHWC image x with zero padding 1 and tap-major weights (9 x ch), and
-// then what d says.
-func DWConv3x3(y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, d DW) {
+// DWConv3x3 computes a 3x3 depthwise convolution with zero padding 1 and
+// tap-major weights, and then what d says.
+func DWConv3x3(y, x, w9, bias []float32, s ref.DWShape, d DW) {
 	var acc [dwBlock]float32
-	ow := (w + stride - 1) / stride
-	for i := row0; i < row1; i++ {
+	h, w, ch, ld, stride, ow := s.H, s.W, s.Ch, s.Dist(), s.Stride, s.OutW()
+	for i := s.Row0; i < s.Row1; i++ {
 		for j := range ow {
 			for c0 := 0; c0 < ch; c0 += dwBlock {
 				n := min(dwBlock, ch-c0)
@@ -35,18 +34,18 @@ func DWConv3x3(y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, d DW)
 						continue
 					}
 					v0 := j*stride - 1
-					src, taps := (u*w+v0)*ch+c0, w9[3*r*ch+c0:]
+					src, taps := (u*w+v0)*ld+c0, w9[3*r*ld+c0:]
 					if v0 >= 0 && v0+3 <= w {
-						tap3(sum, x[src:], taps, ch)
+						tap3(sum, x[src:], taps, ld)
 						continue
 					}
 					for t := range 3 {
 						if v := v0 + t; v >= 0 && v < w {
-							tap1(sum, x[src+t*ch:], taps[t*ch:])
+							tap1(sum, x[src+t*ld:], taps[t*ld:])
 						}
 					}
 				}
-				at := (i*ow+j)*ch + c0
+				at := (i*ow+j)*ld + c0
 				if d.Act != ref.Identity {
 					ref.Activate(d.Act, sum, sum)
 				}
@@ -67,11 +66,11 @@ func DWConv3x3(y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, d DW)
 	}
 }
 
-// tap3 adds three neighbouring taps: sum[c] += Σ_t x[t·ch+c] w[t·ch+c].
-func tap3(sum, x, w []float32, ch int) {
+// tap3 adds three neighbouring taps: sum[c] += Σ_t x[t·ld+c] w[t·ld+c].
+func tap3(sum, x, w []float32, ld int) {
 	n := len(sum)
-	x0, x1, x2 := x[:n], x[ch:ch+n], x[2*ch:2*ch+n]
-	w0, w1, w2 := w[:n], w[ch:ch+n], w[2*ch:2*ch+n]
+	x0, x1, x2 := x[:n], x[ld:ld+n], x[2*ld:2*ld+n]
+	w0, w1, w2 := w[:n], w[ld:ld+n], w[2*ld:2*ld+n]
 	for c, v := range sum {
 		sum[c] = v + x0[c]*w0[c] + x1[c]*w1[c] + x2[c]*w2[c]
 	}

@@ -1,16 +1,40 @@
 package ref
 
-// dwAt returns the 3x3 depthwise convolution at output pixel (i, j), channel c,
-// of the NHWC image x (h x w x ch) with zero padding 1, in float64.
-func dwAt(x, w9, bias []float32, h, w, ch, stride, i, j, c int) float64 {
+// DWShape describes output rows [Row0, Row1) of a 3x3 depthwise convolution of
+// one NHWC image with zero padding 1. The whole output has OutH x OutW pixels and
+// is indexed from its start.
+type DWShape struct {
+	H, W       int // pixels of the input
+	Ch         int // channels
+	Ld         int // floats between pixels, and between the taps' rows of weights; 0 means Ch
+	Stride     int // 1 or 2
+	Row0, Row1 int // rows of the output to compute
+}
+
+// OutW returns the number of pixels in an output row, ceil(W / Stride).
+func (s DWShape) OutW() int { return (s.W + s.Stride - 1) / s.Stride }
+
+// OutH returns the number of output rows, ceil(H / Stride).
+func (s DWShape) OutH() int { return (s.H + s.Stride - 1) / s.Stride }
+
+// Dist returns the floats between pixels.
+func (s DWShape) Dist() int {
+	if s.Ld == 0 {
+		return s.Ch
+	}
+	return s.Ld
+}
+
+// dwAt returns the convolution at output pixel (i, j), channel c, in float64.
+func dwAt(x, w9, bias []float32, s DWShape, i, j, c int) float64 {
 	var acc float64
 	for r := range 3 {
 		for t := range 3 {
-			u, v := i*stride+r-1, j*stride+t-1
-			if u < 0 || u >= h || v < 0 || v >= w {
+			u, v := i*s.Stride+r-1, j*s.Stride+t-1
+			if u < 0 || u >= s.H || v < 0 || v >= s.W {
 				continue
 			}
-			acc += float64(x[(u*w+v)*ch+c]) * float64(w9[(r*3+t)*ch+c])
+			acc += float64(x[(u*s.W+v)*s.Dist()+c]) * float64(w9[(r*3+t)*s.Dist()+c])
 		}
 	}
 	if bias != nil {
@@ -19,48 +43,41 @@ func dwAt(x, w9, bias []float32, h, w, ch, stride, i, j, c int) float64 {
 	return acc
 }
 
-// DWConv3x3 computes output rows [row0, row1) of
+// DWConv3x3 computes
 //
-//	y[i,j,c] = act( Σ_{r,t} x[i·stride+r-1, j·stride+t-1, c] · w9[r·3+t, c] + bias[c] )
+//	y[i,j,c] = act( Σ_{r,t} x[i·Stride+r-1, j·Stride+t-1, c] · w9[r·3+t, c] + bias[c] )
 //
-// for an NHWC image x (h x w x ch), zero outside, with tap-major weights
-// (9 x ch). The output has ceil(h/stride) x ceil(w/stride) pixels.
-func DWConv3x3(y, x, w9, bias []float32, h, w, ch, stride, row0, row1 int, act Activation) {
-	ow := (w + stride - 1) / stride
-	for i := row0; i < row1; i++ {
-		for j := range ow {
-			for c := range ch {
-				y[(i*ow+j)*ch+c] = float32(act.apply(dwAt(x, w9, bias, h, w, ch, stride, i, j, c)))
+// for an NHWC image x, zero outside, with tap-major weights.
+func DWConv3x3(y, x, w9, bias []float32, s DWShape, act Activation) {
+	s.each(func(i, j, c, at int) {
+		y[at] = float32(act.apply(dwAt(x, w9, bias, s, i, j, c)))
+	})
+}
+
+// each calls f for every output pixel and channel, with its index.
+func (s DWShape) each(f func(i, j, c, at int)) {
+	for i := s.Row0; i < s.Row1; i++ {
+		for j := range s.OutW() {
+			for c := range s.Ch {
+				f(i, j, c, (i*s.OutW()+j)*s.Dist()+c)
 			}
 		}
 	}
 }
 
-// DWConv3x3Residual computes rows [row0, row1) of y = x + conv(x) + bias, the
-// conditional position encoding (CPE), with the convolution of [DWConv3x3] at
-// stride 1.
-func DWConv3x3Residual(y, x, w9, bias []float32, h, w, ch, row0, row1 int) {
-	for i := row0; i < row1; i++ {
-		for j := range w {
-			for c := range ch {
-				at := (i*w+j)*ch + c
-				y[at] = float32(float64(x[at]) + dwAt(x, w9, bias, h, w, ch, 1, i, j, c))
-			}
-		}
-	}
+// DWConv3x3Residual computes y = x + conv(x) + bias, the conditional position
+// encoding (CPE), with the convolution of [DWConv3x3] at stride 1.
+func DWConv3x3Residual(y, x, w9, bias []float32, s DWShape) {
+	s.each(func(i, j, c, at int) {
+		y[at] = float32(float64(x[at]) + dwAt(x, w9, bias, s, i, j, c))
+	})
 }
 
-// DWConv3x3AddMul computes rows [row0, row1) of
-// y = (conv(x) + bias + add) * mul: the local position encoding (LePE) of the
-// values x, added to the attention output and gated, with the convolution of
-// [DWConv3x3] at stride 1.
-func DWConv3x3AddMul(y, x, w9, bias, add, mul []float32, h, w, ch, row0, row1 int) {
-	for i := row0; i < row1; i++ {
-		for j := range w {
-			for c := range ch {
-				at := (i*w+j)*ch + c
-				y[at] = float32((dwAt(x, w9, bias, h, w, ch, 1, i, j, c) + float64(add[at])) * float64(mul[at]))
-			}
-		}
-	}
+// DWConv3x3AddMul computes y = (conv(x) + bias + add) * mul: the local position
+// encoding (LePE) of the values x, added to the attention output and gated, with
+// the convolution of [DWConv3x3] at stride 1.
+func DWConv3x3AddMul(y, x, w9, bias, add, mul []float32, s DWShape) {
+	s.each(func(i, j, c, at int) {
+		y[at] = float32((dwAt(x, w9, bias, s, i, j, c) + float64(add[at])) * float64(mul[at]))
+	})
 }
