@@ -164,23 +164,22 @@ func TestDWConv3x3(t *testing.T) {
 
 func (e *testEnv) dwconv(h, w, ch int) {
 	name := fmt.Sprintf("dwconv h=%d w=%d c=%d", h, w, ch)
-	ld := ch + 2*(h%3) // some of the channels of wider pixels
-	span := func(pixels int) int { return (pixels-1)*ld + ch }
-	x, pt, bias := e.random(span(h*w)), e.random(9*ld), e.random(ch)
-	w9 := e.alloc(9 * ld)
-	kernels.PackDW3x3(w9, pt, ld)
-	if ld > 1 && w9[ld+1] != pt[9+1] {
+	s := kernels.DWShape{H: h, W: w, Ch: ch, LdX: ch + 2*(h%3), LdY: ch + h%2, LdW: ch + w%3}
+	span := func(pixels, ld int) int { return (pixels-1)*ld + ch }
+	x, pt, bias := e.random(span(h*w, s.LdX)), e.random(9*s.LdW), e.random(ch)
+	w9 := e.alloc(9 * s.LdW)
+	kernels.PackDW3x3(w9, pt, s.LdW)
+	if s.LdW > 1 && w9[s.LdW+1] != pt[9+1] {
 		e.t.Fatalf("%s: tap 1 of channel 1 is not where the doc says", name)
 	}
-	w9 = append(e.alloc(span(9))[:0], w9[:span(9)]...)
+	w9 = append(e.alloc(span(9, s.LdW))[:0], w9[:span(9, s.LdW)]...)
 	if h == 2 { // without a bias
 		bias = nil
 	}
-	s := kernels.DWShape{H: h, W: w, Ch: ch, Ld: ld}
 	for s.Stride = 1; s.Stride <= 2; s.Stride++ {
 		oh := s.OutH()
 		for _, act := range acts {
-			y := e.random(span(oh * s.OutW()))
+			y := e.random(span(oh*s.OutW(), s.LdY))
 			want := copyOf(y)
 			s.Row0, s.Row1 = 0, oh
 			ref.DWConv3x3(want, x, w9, bias, s, act)
@@ -192,12 +191,12 @@ func (e *testEnv) dwconv(h, w, ch int) {
 		}
 	}
 	s.Stride, s.Row0, s.Row1 = 1, 0, h
-	y := e.random(span(h * w))
+	y := e.random(span(h*w, s.LdY))
 	want := copyOf(y)
 	ref.DWConv3x3Residual(want, x, w9, bias, s)
 	kernels.DWConv3x3Residual(e.level, y, x, w9, bias, s)
 	e.scaled(name+" residual", y, want, 1, 2e-6)
-	add, mul := e.random(span(h*w)), e.random(span(h*w))
+	add, mul := e.random(span(h*w, s.LdY)), e.random(span(h*w, s.LdY))
 	ref.DWConv3x3AddMul(want, x, w9, bias, add, mul, s)
 	kernels.DWConv3x3AddMul(e.level, y, x, w9, bias, add, mul, s)
 	e.scaled(name+" add mul", y, want, 1, 2e-6)

@@ -165,7 +165,7 @@ func dwconvVector(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
 		dwpixels(l, y, x, w9, bias, s)
 	}
 	for i := s.Row0 * s.OutW(); i < s.Row1*s.OutW(); i++ {
-		out := y[i*s.Dist() : i*s.Dist()+s.Ch]
+		out := y[i*s.LdY : i*s.LdY+s.Ch]
 		activateAll(l, d.Act, out, out)
 	}
 }
@@ -192,13 +192,12 @@ func dwslide(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
 		}
 		return 0
 	}
-	ld := s.Dist()
 	part := max(1, callWork/s.W/64) * 64
 	for i := s.Row0; i < s.Row1; i += 2 {
 		rows := min(2, s.Row1-i)
 		above, below := has(i > 0), has(i+rows < s.H)
 		for c := 0; c < s.Ch; c += part {
-			at := i*s.W*ld + c
+			at := i*s.W*s.LdY + c
 			var add, mul, b *float32
 			if mode == addMul {
 				add, mul = &d.Add[at], &d.Mul[at]
@@ -208,9 +207,9 @@ func dwslide(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
 			}
 			n := min(part, s.Ch-c)
 			if l == AVX512 {
-				amd64.DWSlideAVX512(&y[at], &x[at], &w9[c], b, add, mul, s.W*ld, ld, n, s.W, rows, above, below, residual, mode)
+				amd64.DWSlideAVX512(&y[at], &x[i*s.W*s.LdX+c], &w9[c], b, add, mul, s.LdX, s.LdY, s.LdW, n, s.W, rows, above, below, residual, mode)
 			} else {
-				amd64.DWSlideAVX2(&y[at], &x[at], &w9[c], b, add, mul, s.W*ld, ld, n, s.W, rows, above, below, residual, mode)
+				amd64.DWSlideAVX2(&y[at], &x[i*s.W*s.LdX+c], &w9[c], b, add, mul, s.LdX, s.LdY, s.LdW, n, s.W, rows, above, below, residual, mode)
 			}
 		}
 	}
@@ -223,20 +222,20 @@ func dwpixels(l Level, y, x, w9, bias []float32, s DWShape) {
 	if bias != nil {
 		b = &bias[0]
 	}
-	h, w, ld, stride, ow := s.H, s.W, s.Dist(), s.Stride, s.OutW()
+	h, w, ld, stride, ow := s.H, s.W, s.LdX, s.Stride, s.OutW()
 	most := max(1, callWork/s.Ch)
 	for i := s.Row0; i < s.Row1; i++ {
 		u := i*stride - 1
 		r0, r1 := max(0, -u), min(3, h-u)
-		xRow, wRow := (u+r0)*w*ld, 3*r0*ld
+		xRow, wRow := (u+r0)*w*ld, 3*r0*s.LdW
 		// pixels computes output pixels [j, j+n), whose taps [t0, t1) exist.
 		pixels := func(j, n, t0, t1 int) {
-			at := (i*ow + j) * ld
-			src, wt := &x[xRow+(j*stride-1+t0)*ld], &w9[wRow+t0*ld]
+			at := (i*ow + j) * s.LdY
+			src, wt := &x[xRow+(j*stride-1+t0)*ld], &w9[wRow+t0*s.LdW]
 			if l == AVX512 {
-				amd64.DWConvAVX512(&y[at], src, wt, b, w*ld, stride*ld, ld, s.Ch, n, r1-r0, t1-t0)
+				amd64.DWConvAVX512(&y[at], src, wt, b, w*ld, stride*ld, ld, s.LdY, s.LdW, s.Ch, n, r1-r0, t1-t0)
 			} else {
-				amd64.DWConvAVX2(&y[at], src, wt, b, w*ld, stride*ld, ld, s.Ch, n, r1-r0, t1-t0)
+				amd64.DWConvAVX2(&y[at], src, wt, b, w*ld, stride*ld, ld, s.LdY, s.LdW, s.Ch, n, r1-r0, t1-t0)
 			}
 		}
 		pixels(0, 1, 1, min(3, w+1))

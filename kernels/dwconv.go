@@ -20,37 +20,39 @@ func PackDW3x3(dst, w []float32, ch int) {
 }
 
 // DWShape describes output rows [Row0, Row1) of a 3x3 depthwise convolution of
-// one NHWC image; see the fields. With Ld larger than Ch it works on some of the
-// channels of wider pixels: slices then begin at the first channel.
+// one NHWC image; see the fields. With distances larger than Ch it works on some
+// of the channels of wider pixels: slices then begin at the first channel.
 type DWShape = ref.DWShape
 
-// checkDW checks the arguments that the depthwise forms share and returns the
-// length that images like y need.
+// checkDW checks the arguments that the depthwise forms share, fills in the
+// distances of s, and returns the length that images like y need.
 func checkDW(op string, y, x, w9, bias []float32, s *DWShape) int {
 	checkDims(op, s.H, s.W, s.Ch)
 	if s.Stride != 1 && s.Stride != 2 {
 		fail(op, "stride %d; only 1 and 2 exist", s.Stride)
 	}
-	ld := s.Dist()
-	if ld < s.Ch {
-		fail(op, "pixels of %d channels are only %d floats apart (Ld)", s.Ch, ld)
+	*s = s.Dense()
+	for i, ld := range [...]int{s.LdX, s.LdY, s.LdW} {
+		if ld < s.Ch {
+			fail(op, "%s is %d, less than the %d channels", [...]string{"LdX", "LdY", "LdW"}[i], ld, s.Ch)
+		}
+		checkDims(op, s.H, s.W, ld)
+		checkDims(op, 9, ld)
 	}
-	checkDims(op, s.H, s.W, ld)
-	checkDims(op, 9, ld)
 	if s.Row0 < 0 || s.Row0 > s.Row1 || s.Row1 > s.OutH() {
 		fail(op, "output rows [%d, %d) of %d", s.Row0, s.Row1, s.OutH())
 	}
 	if s.Ch == 0 || s.W == 0 || s.Row0 == s.Row1 {
 		return 0
 	}
-	span := func(pixels int) int { return (pixels-1)*ld + s.Ch }
-	checkLen(op, "x", x, span(s.H*s.W))
-	checkLen(op, "y", y, span(s.Row1*s.OutW()))
-	checkLen(op, "w9", w9, span(9))
+	n := (s.Row1*s.OutW()-1)*s.LdY + s.Ch
+	checkLen(op, "x", x, (s.H*s.W-1)*s.LdX+s.Ch)
+	checkLen(op, "y", y, n)
+	checkLen(op, "w9", w9, 8*s.LdW+s.Ch)
 	if bias != nil {
 		checkLen(op, "bias", bias, s.Ch)
 	}
-	return span(s.Row1 * s.OutW())
+	return n
 }
 
 // DWConv3x3 computes a 3x3 depthwise convolution with zero padding 1 and stride 1

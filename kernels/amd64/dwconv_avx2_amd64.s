@@ -5,10 +5,10 @@
 #include "textflag.h"
 
 
-// func DWSlideAVX2(y, x, w, bias, add, mul *float32, ldrow, ld, ch, n, rows, above, below, residual, mode int)
-TEXT ·DWSlideAVX2(SB), 0, $448-120
+// func DWSlideAVX2(y, x, w, bias, add, mul *float32, ldx, ldy, ldw, ch, n, rows, above, below, residual, mode int)
+TEXT ·DWSlideAVX2(SB), 0, $448-128
 	MOVQ $0, done-8(SP) // bytes of channels done
-	MOVQ ch+64(FP), AX
+	MOVQ ch+72(FP), AX
 	MOVQ AX, left-16(SP)
 block:
 	MOVQ left-16(SP), CX
@@ -22,7 +22,7 @@ block:
 	VMOVUPS (AX), Y15
 whole_1:
 	MOVQ done-8(SP), CX
-	MOVQ ld+56(FP), R9
+	MOVQ ldw+64(FP), R9
 	SHLQ $2, R9
 	MOVQ w+16(FP), BX
 	ADDQ CX, BX
@@ -35,7 +35,7 @@ whole_1:
 	VMASKMOVPS (BX), Y15, Y13
 	ADDQ R9, BX
 	VMASKMOVPS (BX), Y15, Y14
-	CMPQ residual+104(FP), $0
+	CMPQ residual+112(FP), $0
 	JEQ plain
 	VADDPS ·constsAVX2+704(SB), Y14, Y14
 plain:
@@ -65,47 +65,60 @@ nobias:
 	ADDQ CX, R13
 	MOVQ mul+40(FP), DX
 	ADDQ CX, DX
-	MOVQ ldrow+48(FP), R12
-	SHLQ $2, R12
+	MOVQ ldx+48(FP), R9
+	SHLQ $2, R9
+	MOVQ R9, R12 // the distance of rows in x, for now
+	IMULQ n+80(FP), R12
 	MOVQ x+8(FP), SI
 	ADDQ CX, SI
 	MOVQ SI, AX
 	SUBQ R12, AX
 	MOVQ R9, R10
 	MOVQ R9, R11
-	MOVQ n+72(FP), CX
-	CMPQ above+88(FP), $0
+	CMPQ above+96(FP), $0
 	JNE inside_2
 	LEAQ ·constsAVX2+800(SB), AX
 	XORQ R10, R10
 inside_2:
 	LEAQ (SI)(R12*1), DI
-	CMPQ rows+80(FP), $2
+	CMPQ rows+88(FP), $2
 	JEQ two
-	CMPQ below+96(FP), $0
+	CMPQ below+104(FP), $0
 	JNE inside_3
 	LEAQ ·constsAVX2+800(SB), DI
 	XORQ R11, R11
 inside_3:
-	CMPQ mode+112(FP), $3
+	MOVQ ldy+56(FP), CX
+	SHLQ $2, CX
+	MOVQ CX, ldy-24(SP)
+	MOVQ n+80(FP), R12
+	IMULQ CX, R12
+	MOVQ n+80(FP), CX
+	CMPQ mode+120(FP), $3
 	JEQ start1_3
-	CMPQ mode+112(FP), $2
+	CMPQ mode+120(FP), $2
 	JEQ start1_2
-	CMPQ mode+112(FP), $1
+	CMPQ mode+120(FP), $1
 	JEQ start1_1
 	JMP start1_0
 two:
 	LEAQ (DI)(R12*1), R8
-	CMPQ below+96(FP), $0
+	CMPQ below+104(FP), $0
 	JNE inside_4
 	LEAQ ·constsAVX2+800(SB), R8
 	XORQ R11, R11
 inside_4:
-	CMPQ mode+112(FP), $3
+	MOVQ ldy+56(FP), CX
+	SHLQ $2, CX
+	MOVQ CX, ldy-24(SP)
+	MOVQ n+80(FP), R12
+	IMULQ CX, R12
+	MOVQ n+80(FP), CX
+	CMPQ mode+120(FP), $3
 	JEQ start2_3
-	CMPQ mode+112(FP), $2
+	CMPQ mode+120(FP), $2
 	JEQ start2_2
-	CMPQ mode+112(FP), $1
+	CMPQ mode+120(FP), $1
 	JEQ start2_1
 	JMP start2_0
 
@@ -151,7 +164,7 @@ loop1_0:
 part_5:
 	VMASKMOVPS Y0, Y15, (BX)
 stored_6:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end1_0_1
 	VMASKMOVPS (AX), Y15, Y6
@@ -177,7 +190,7 @@ stored_6:
 part_7:
 	VMASKMOVPS Y2, Y15, (BX)
 stored_8:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end1_0_2
 	VMASKMOVPS (AX), Y15, Y6
@@ -203,7 +216,7 @@ stored_8:
 part_9:
 	VMASKMOVPS Y4, Y15, (BX)
 stored_10:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JNZ loop1_0
 end1_0_0:
@@ -214,7 +227,7 @@ end1_0_0:
 part_11:
 	VMASKMOVPS Y0, Y15, (BX)
 stored_12:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end1_0_1:
 	CMPQ left-16(SP), $8
@@ -224,7 +237,7 @@ end1_0_1:
 part_13:
 	VMASKMOVPS Y2, Y15, (BX)
 stored_14:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end1_0_2:
 	CMPQ left-16(SP), $8
@@ -234,7 +247,7 @@ end1_0_2:
 part_15:
 	VMASKMOVPS Y4, Y15, (BX)
 stored_16:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 
 start1_1:
@@ -281,7 +294,7 @@ loop1_1:
 part_17:
 	VMASKMOVPS Y0, Y15, (BX)
 stored_18:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end1_1_1
 	VMASKMOVPS (AX), Y15, Y6
@@ -309,7 +322,7 @@ stored_18:
 part_19:
 	VMASKMOVPS Y2, Y15, (BX)
 stored_20:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end1_1_2
 	VMASKMOVPS (AX), Y15, Y6
@@ -337,7 +350,7 @@ stored_20:
 part_21:
 	VMASKMOVPS Y4, Y15, (BX)
 stored_22:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JNZ loop1_1
 end1_1_0:
@@ -350,7 +363,7 @@ end1_1_0:
 part_23:
 	VMASKMOVPS Y0, Y15, (BX)
 stored_24:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end1_1_1:
 	VXORPS X6, X6, X6
@@ -362,7 +375,7 @@ end1_1_1:
 part_25:
 	VMASKMOVPS Y2, Y15, (BX)
 stored_26:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end1_1_2:
 	VXORPS X6, X6, X6
@@ -374,7 +387,7 @@ end1_1_2:
 part_27:
 	VMASKMOVPS Y4, Y15, (BX)
 stored_28:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 
 start1_2:
@@ -447,7 +460,7 @@ loop1_2:
 part_29:
 	VMASKMOVPS Y0, Y15, (BX)
 stored_30:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end1_2_1
 	VMASKMOVPS (AX), Y15, Y6
@@ -501,7 +514,7 @@ stored_30:
 part_31:
 	VMASKMOVPS Y2, Y15, (BX)
 stored_32:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end1_2_2
 	VMASKMOVPS (AX), Y15, Y6
@@ -555,7 +568,7 @@ stored_32:
 part_33:
 	VMASKMOVPS Y4, Y15, (BX)
 stored_34:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JNZ loop1_2
 end1_2_0:
@@ -594,7 +607,7 @@ end1_2_0:
 part_35:
 	VMASKMOVPS Y0, Y15, (BX)
 stored_36:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end1_2_1:
 	VPXOR ·constsAVX2+864(SB), Y2, Y6
@@ -632,7 +645,7 @@ end1_2_1:
 part_37:
 	VMASKMOVPS Y2, Y15, (BX)
 stored_38:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end1_2_2:
 	VPXOR ·constsAVX2+864(SB), Y4, Y6
@@ -670,7 +683,7 @@ end1_2_2:
 part_39:
 	VMASKMOVPS Y4, Y15, (BX)
 stored_40:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 
 start1_3:
@@ -719,9 +732,9 @@ loop1_3:
 part_41:
 	VMASKMOVPS Y0, Y15, (BX)
 stored_42:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	DECQ CX
 	JZ end1_3_1
 	VMASKMOVPS (AX), Y15, Y6
@@ -751,9 +764,9 @@ stored_42:
 part_43:
 	VMASKMOVPS Y2, Y15, (BX)
 stored_44:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	DECQ CX
 	JZ end1_3_2
 	VMASKMOVPS (AX), Y15, Y6
@@ -783,9 +796,9 @@ stored_44:
 part_45:
 	VMASKMOVPS Y4, Y15, (BX)
 stored_46:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	DECQ CX
 	JNZ loop1_3
 end1_3_0:
@@ -800,9 +813,9 @@ end1_3_0:
 part_47:
 	VMASKMOVPS Y0, Y15, (BX)
 stored_48:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	JMP blockend
 end1_3_1:
 	VMASKMOVPS (R13), Y15, Y6
@@ -816,9 +829,9 @@ end1_3_1:
 part_49:
 	VMASKMOVPS Y2, Y15, (BX)
 stored_50:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	JMP blockend
 end1_3_2:
 	VMASKMOVPS (R13), Y15, Y6
@@ -832,9 +845,9 @@ end1_3_2:
 part_51:
 	VMASKMOVPS Y4, Y15, (BX)
 stored_52:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	JMP blockend
 
 start2_0:
@@ -908,7 +921,7 @@ stored_54:
 part_55:
 	VMASKMOVPS Y1, Y15, (BX)(R12*1)
 stored_56:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end2_0_1
 	VMASKMOVPS (AX), Y15, Y6
@@ -953,7 +966,7 @@ stored_58:
 part_59:
 	VMASKMOVPS Y3, Y15, (BX)(R12*1)
 stored_60:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end2_0_2
 	VMASKMOVPS (AX), Y15, Y6
@@ -998,7 +1011,7 @@ stored_62:
 part_63:
 	VMASKMOVPS Y5, Y15, (BX)(R12*1)
 stored_64:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JNZ loop2_0
 end2_0_0:
@@ -1016,7 +1029,7 @@ stored_66:
 part_67:
 	VMASKMOVPS Y1, Y15, (BX)(R12*1)
 stored_68:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end2_0_1:
 	CMPQ left-16(SP), $8
@@ -1033,7 +1046,7 @@ stored_70:
 part_71:
 	VMASKMOVPS Y3, Y15, (BX)(R12*1)
 stored_72:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end2_0_2:
 	CMPQ left-16(SP), $8
@@ -1050,7 +1063,7 @@ stored_74:
 part_75:
 	VMASKMOVPS Y5, Y15, (BX)(R12*1)
 stored_76:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 
 start2_1:
@@ -1128,7 +1141,7 @@ stored_78:
 part_79:
 	VMASKMOVPS Y1, Y15, (BX)(R12*1)
 stored_80:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end2_1_1
 	VMASKMOVPS (AX), Y15, Y6
@@ -1177,7 +1190,7 @@ stored_82:
 part_83:
 	VMASKMOVPS Y3, Y15, (BX)(R12*1)
 stored_84:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end2_1_2
 	VMASKMOVPS (AX), Y15, Y6
@@ -1226,7 +1239,7 @@ stored_86:
 part_87:
 	VMASKMOVPS Y5, Y15, (BX)(R12*1)
 stored_88:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JNZ loop2_1
 end2_1_0:
@@ -1248,7 +1261,7 @@ stored_90:
 part_91:
 	VMASKMOVPS Y1, Y15, (BX)(R12*1)
 stored_92:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end2_1_1:
 	VXORPS X6, X6, X6
@@ -1269,7 +1282,7 @@ stored_94:
 part_95:
 	VMASKMOVPS Y3, Y15, (BX)(R12*1)
 stored_96:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end2_1_2:
 	VXORPS X6, X6, X6
@@ -1290,7 +1303,7 @@ stored_98:
 part_99:
 	VMASKMOVPS Y5, Y15, (BX)(R12*1)
 stored_100:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 
 start2_2:
@@ -1420,7 +1433,7 @@ stored_102:
 part_103:
 	VMASKMOVPS Y1, Y15, (BX)(R12*1)
 stored_104:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end2_2_1
 	VMASKMOVPS (AX), Y15, Y6
@@ -1521,7 +1534,7 @@ stored_106:
 part_107:
 	VMASKMOVPS Y3, Y15, (BX)(R12*1)
 stored_108:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JZ end2_2_2
 	VMASKMOVPS (AX), Y15, Y6
@@ -1622,7 +1635,7 @@ stored_110:
 part_111:
 	VMASKMOVPS Y5, Y15, (BX)(R12*1)
 stored_112:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	DECQ CX
 	JNZ loop2_2
 end2_2_0:
@@ -1696,7 +1709,7 @@ stored_114:
 part_115:
 	VMASKMOVPS Y1, Y15, (BX)(R12*1)
 stored_116:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end2_2_1:
 	VPXOR ·constsAVX2+864(SB), Y2, Y6
@@ -1769,7 +1782,7 @@ stored_118:
 part_119:
 	VMASKMOVPS Y3, Y15, (BX)(R12*1)
 stored_120:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 end2_2_2:
 	VPXOR ·constsAVX2+864(SB), Y4, Y6
@@ -1842,7 +1855,7 @@ stored_122:
 part_123:
 	VMASKMOVPS Y5, Y15, (BX)(R12*1)
 stored_124:
-	ADDQ R9, BX
+	ADDQ ldy-24(SP), BX
 	JMP blockend
 
 start2_3:
@@ -1924,9 +1937,9 @@ stored_126:
 part_127:
 	VMASKMOVPS Y1, Y15, (BX)(R12*1)
 stored_128:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	DECQ CX
 	JZ end2_3_1
 	VMASKMOVPS (AX), Y15, Y6
@@ -1979,9 +1992,9 @@ stored_130:
 part_131:
 	VMASKMOVPS Y3, Y15, (BX)(R12*1)
 stored_132:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	DECQ CX
 	JZ end2_3_2
 	VMASKMOVPS (AX), Y15, Y6
@@ -2034,9 +2047,9 @@ stored_134:
 part_135:
 	VMASKMOVPS Y5, Y15, (BX)(R12*1)
 stored_136:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	DECQ CX
 	JNZ loop2_3
 end2_3_0:
@@ -2062,9 +2075,9 @@ stored_138:
 part_139:
 	VMASKMOVPS Y1, Y15, (BX)(R12*1)
 stored_140:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	JMP blockend
 end2_3_1:
 	VMASKMOVPS (R13), Y15, Y6
@@ -2089,9 +2102,9 @@ stored_142:
 part_143:
 	VMASKMOVPS Y3, Y15, (BX)(R12*1)
 stored_144:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	JMP blockend
 end2_3_2:
 	VMASKMOVPS (R13), Y15, Y6
@@ -2116,9 +2129,9 @@ stored_146:
 part_147:
 	VMASKMOVPS Y5, Y15, (BX)(R12*1)
 stored_148:
-	ADDQ R9, BX
-	ADDQ R9, R13
-	ADDQ R9, DX
+	ADDQ ldy-24(SP), BX
+	ADDQ ldy-24(SP), R13
+	ADDQ ldy-24(SP), DX
 	JMP blockend
 blockend:
 	ADDQ $32, done-8(SP)
@@ -2127,16 +2140,20 @@ blockend:
 	VZEROUPPER
 	RET
 
-// func DWConvAVX2(y, x, w, bias *float32, ldrow, ldpix, ld, ch, n, rows, taps int)
-TEXT ·DWConvAVX2(SB), 0, $128-88
+// func DWConvAVX2(y, x, w, bias *float32, ldrow, ldpix, ldx, ldy, ldw, ch, n, rows, taps int)
+TEXT ·DWConvAVX2(SB), 0, $128-104
 	MOVQ $0, done-8(SP) // bytes of channels done
-	MOVQ ch+56(FP), R11
+	MOVQ ch+72(FP), R11
 	MOVQ ldrow+32(FP), R8
 	SHLQ $2, R8
 	MOVQ ldpix+40(FP), R9
 	SHLQ $2, R9
-	MOVQ ld+48(FP), DX
+	MOVQ ldx+48(FP), DX
 	SHLQ $2, DX
+	MOVQ ldy+56(FP), R12
+	SHLQ $2, R12
+	MOVQ ldw+64(FP), R13
+	SHLQ $2, R13
 block:
 	MOVQ done-8(SP), R10
 	MOVQ x+8(FP), AX
@@ -2145,12 +2162,12 @@ block:
 	LEAQ (AX)(DX*2), DI
 	MOVQ y+0(FP), BX
 	ADDQ R10, BX
-	MOVQ n+64(FP), CX
+	MOVQ n+80(FP), CX
 	CMPQ R11, $8
 	JLT partial
-	MOVQ rows+72(FP), R10
+	MOVQ rows+88(FP), R10
 	LEAQ (R10)(R10*2), R10
-	ADDQ taps+80(FP), R10
+	ADDQ taps+96(FP), R10
 	CMPQ R10, $4
 	JEQ pre11
 	CMPQ R10, $5
@@ -2173,10 +2190,10 @@ partial:
 	NEGQ R10
 	LEAQ ·tailsAVX2+32(SB), CX
 	VMOVUPS (CX)(R10*4), Y15
-	MOVQ n+64(FP), CX
-	MOVQ rows+72(FP), R10
+	MOVQ n+80(FP), CX
+	MOVQ rows+88(FP), R10
 	LEAQ (R10)(R10*2), R10
-	ADDQ taps+80(FP), R10
+	ADDQ taps+96(FP), R10
 	CMPQ R10, $4
 	JEQ pre11tail
 	CMPQ R10, $5
@@ -2204,9 +2221,9 @@ pre11:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMOVUPS (R10), Y0
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2218,7 +2235,7 @@ pixel11:
 	VMOVAPS Y9, Y10
 	VFMADD231PS (AX), Y0, Y10
 	VMOVUPS Y10, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	DECQ CX
 	JNZ pixel11
@@ -2227,10 +2244,10 @@ pre12:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMOVUPS (R10), Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y1
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2243,7 +2260,7 @@ pixel12:
 	VFMADD231PS (AX), Y0, Y10
 	VFMADD231PS (SI), Y1, Y10
 	VMOVUPS Y10, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	DECQ CX
@@ -2253,11 +2270,11 @@ pre13:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMOVUPS (R10), Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y1
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y2
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2271,7 +2288,7 @@ pixel13:
 	VFMADD231PS (SI), Y1, Y10
 	VFMADD231PS (DI), Y2, Y10
 	VMOVUPS Y10, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	ADDQ R9, DI
@@ -2282,13 +2299,13 @@ pre21:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMOVUPS (R10), Y0
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y3
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2301,7 +2318,7 @@ pixel21:
 	VFMADD231PS (AX), Y0, Y10
 	VFMADD231PS (AX)(R8*1), Y3, Y10
 	VMOVUPS Y10, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	DECQ CX
 	JNZ pixel21
@@ -2310,15 +2327,15 @@ pre22:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMOVUPS (R10), Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y1
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y3
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y4
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2333,7 +2350,7 @@ pixel22:
 	VFMADD231PS (AX)(R8*1), Y3, Y10
 	VFMADD231PS (SI)(R8*1), Y4, Y10
 	VMOVUPS Y10, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	DECQ CX
@@ -2343,17 +2360,17 @@ pre23:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMOVUPS (R10), Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y1
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y2
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y3
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y4
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y5
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2370,7 +2387,7 @@ pixel23:
 	VFMADD231PS (SI)(R8*1), Y4, Y10
 	VFMADD231PS (DI)(R8*1), Y5, Y10
 	VMOVUPS Y10, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	ADDQ R9, DI
@@ -2381,17 +2398,17 @@ pre31:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMOVUPS (R10), Y0
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y3
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y6
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2405,7 +2422,7 @@ pixel31:
 	VFMADD231PS (AX)(R8*1), Y3, Y10
 	VFMADD231PS (AX)(R8*2), Y6, Y10
 	VMOVUPS Y10, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	DECQ CX
 	JNZ pixel31
@@ -2414,20 +2431,20 @@ pre32:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMOVUPS (R10), Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y1
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y3
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y4
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y6
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y7
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2444,7 +2461,7 @@ pixel32:
 	VFMADD231PS (AX)(R8*2), Y6, Y10
 	VFMADD231PS (SI)(R8*2), Y7, Y10
 	VMOVUPS Y10, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	DECQ CX
@@ -2454,23 +2471,23 @@ pre33:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMOVUPS (R10), Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y1
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y2
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y3
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y4
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y5
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y6
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y7
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMOVUPS (R10), Y8
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2490,7 +2507,7 @@ pixel33:
 	VFMADD231PS (SI)(R8*2), Y7, Y10
 	VFMADD231PS (DI)(R8*2), Y8, Y10
 	VMOVUPS Y10, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	ADDQ R9, DI
@@ -2501,9 +2518,9 @@ pre11tail:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMASKMOVPS (R10), Y15, Y0
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2516,7 +2533,7 @@ pixel11tail:
 	VMASKMOVPS (AX), Y15, Y11
 	VFMADD231PS Y11, Y0, Y10
 	VMASKMOVPS Y10, Y15, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	DECQ CX
 	JNZ pixel11tail
@@ -2525,10 +2542,10 @@ pre12tail:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMASKMOVPS (R10), Y15, Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y1
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2543,7 +2560,7 @@ pixel12tail:
 	VMASKMOVPS (SI), Y15, Y11
 	VFMADD231PS Y11, Y1, Y10
 	VMASKMOVPS Y10, Y15, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	DECQ CX
@@ -2553,11 +2570,11 @@ pre13tail:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMASKMOVPS (R10), Y15, Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y1
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y2
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2574,7 +2591,7 @@ pixel13tail:
 	VMASKMOVPS (DI), Y15, Y11
 	VFMADD231PS Y11, Y2, Y10
 	VMASKMOVPS Y10, Y15, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	ADDQ R9, DI
@@ -2585,13 +2602,13 @@ pre21tail:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMASKMOVPS (R10), Y15, Y0
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y3
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2606,7 +2623,7 @@ pixel21tail:
 	VMASKMOVPS (AX)(R8*1), Y15, Y11
 	VFMADD231PS Y11, Y3, Y10
 	VMASKMOVPS Y10, Y15, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	DECQ CX
 	JNZ pixel21tail
@@ -2615,15 +2632,15 @@ pre22tail:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMASKMOVPS (R10), Y15, Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y1
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y3
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y4
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2642,7 +2659,7 @@ pixel22tail:
 	VMASKMOVPS (SI)(R8*1), Y15, Y11
 	VFMADD231PS Y11, Y4, Y10
 	VMASKMOVPS Y10, Y15, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	DECQ CX
@@ -2652,17 +2669,17 @@ pre23tail:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMASKMOVPS (R10), Y15, Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y1
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y2
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y3
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y4
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y5
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2685,7 +2702,7 @@ pixel23tail:
 	VMASKMOVPS (DI)(R8*1), Y15, Y11
 	VFMADD231PS Y11, Y5, Y10
 	VMASKMOVPS Y10, Y15, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	ADDQ R9, DI
@@ -2696,17 +2713,17 @@ pre31tail:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMASKMOVPS (R10), Y15, Y0
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y3
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y6
-	ADDQ DX, R10
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2723,7 +2740,7 @@ pixel31tail:
 	VMASKMOVPS (AX)(R8*2), Y15, Y11
 	VFMADD231PS Y11, Y6, Y10
 	VMASKMOVPS Y10, Y15, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	DECQ CX
 	JNZ pixel31tail
@@ -2732,20 +2749,20 @@ pre32tail:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMASKMOVPS (R10), Y15, Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y1
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y3
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y4
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y6
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y7
-	ADDQ DX, R10
-	ADDQ DX, R10
+	ADDQ R13, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2768,7 +2785,7 @@ pixel32tail:
 	VMASKMOVPS (SI)(R8*2), Y15, Y11
 	VFMADD231PS Y11, Y7, Y10
 	VMASKMOVPS Y10, Y15, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	DECQ CX
@@ -2778,23 +2795,23 @@ pre33tail:
 	MOVQ w+16(FP), R10
 	ADDQ done-8(SP), R10
 	VMASKMOVPS (R10), Y15, Y0
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y1
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y2
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y3
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y4
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y5
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y6
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y7
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VMASKMOVPS (R10), Y15, Y8
-	ADDQ DX, R10
+	ADDQ R13, R10
 	VXORPS X9, X9, X9
 	MOVQ bias+24(FP), R10
 	TESTQ R10, R10
@@ -2823,7 +2840,7 @@ pixel33tail:
 	VMASKMOVPS (DI)(R8*2), Y15, Y11
 	VFMADD231PS Y11, Y8, Y10
 	VMASKMOVPS Y10, Y15, (BX)
-	ADDQ DX, BX
+	ADDQ R12, BX
 	ADDQ R9, AX
 	ADDQ R9, SI
 	ADDQ R9, DI

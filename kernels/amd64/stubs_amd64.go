@@ -40,8 +40,7 @@ func GemmAVX512(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride in
 func GemmAVX2(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int)
 
 // DWSlideAVX512 computes one or two rows (rows) of n pixels of a 3x3 depthwise
-// convolution of stride 1 with padding 1, for ch channels of pixels ld apart in
-// rows ldrow apart; w has a row of ld for each tap:
+// convolution of stride 1 with padding 1, for ch channels:
 //
 //	for i := range rows {
 //		for j := range n {
@@ -49,29 +48,29 @@ func GemmAVX2(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int,
 //				s := bias[c]
 //				for r := -1; r <= 1; r++ {
 //					for t := -1; t <= 1; t++ {
-//						s += x[(i+r)*ldrow+(j+t)*ld+c] * w[(3*r+t+4)*ld+c]
+//						s += x[((i+r)*n+j+t)*ldx+c] * w[(3*r+t+4)*ldw+c]
 //					}
 //				}
-//				y[i*ldrow+j*ld+c] = f(s)
+//				y[(i*n+j)*ldy+c] = f(s)
 //			}
 //		}
 //	}
 //
 // where columns -1 and n are zeros, row -1 if above is 0 and row `rows` if below
-// is 0. bias may be nil. residual = 1 adds x[i*ldrow+j*ld+c] to s. f is by mode
+// is 0. bias may be nil. residual = 1 adds x[(i*n+j)*ldx+c] to s. f is by mode
 // 0: s, 1: ReLU, 2: SiLU, 3: (s + add) * mul with add and mul like y, which may be
 // y.
 //
 //go:noescape
-func DWSlideAVX512(y, x, w, bias, add, mul *float32, ldrow, ld, ch, n, rows, above, below, residual, mode int)
+func DWSlideAVX512(y, x, w, bias, add, mul *float32, ldx, ldy, ldw, ch, n, rows, above, below, residual, mode int)
 
 // DWSlideAVX2 is [DWSlideAVX512] with 8 channels in a vector.
 //
 //go:noescape
-func DWSlideAVX2(y, x, w, bias, add, mul *float32, ldrow, ld, ch, n, rows, above, below, residual, mode int)
+func DWSlideAVX2(y, x, w, bias, add, mul *float32, ldx, ldy, ldw, ch, n, rows, above, below, residual, mode int)
 
 // DWConvAVX512 computes n pixels of a depthwise convolution all of whose taps lie
-// inside the image: rows (1 to 3) input rows ldrow apart, taps (1 to 3) pixels ld
+// inside the image: rows (1 to 3) input rows ldrow apart, taps (1 to 3) pixels ldx
 // apart, weights for three taps a row.
 //
 //	for j := range n {
@@ -79,22 +78,22 @@ func DWSlideAVX2(y, x, w, bias, add, mul *float32, ldrow, ld, ch, n, rows, above
 //			s := bias[c]
 //			for r := range rows {
 //				for t := range taps {
-//					s += x[r*ldrow+j*ldpix+t*ld+c] * w[(3*r+t)*ld+c]
+//					s += x[r*ldrow+j*ldpix+t*ldx+c] * w[(3*r+t)*ldw+c]
 //				}
 //			}
-//			y[j*ld+c] = s
+//			y[j*ldy+c] = s
 //		}
 //	}
 //
 // bias may be nil.
 //
 //go:noescape
-func DWConvAVX512(y, x, w, bias *float32, ldrow, ldpix, ld, ch, n, rows, taps int)
+func DWConvAVX512(y, x, w, bias *float32, ldrow, ldpix, ldx, ldy, ldw, ch, n, rows, taps int)
 
 // DWConvAVX2 is [DWConvAVX512] with 8 channels in a vector.
 //
 //go:noescape
-func DWConvAVX2(y, x, w, bias *float32, ldrow, ldpix, ld, ch, n, rows, taps int)
+func DWConvAVX2(y, x, w, bias *float32, ldrow, ldpix, ldx, ldy, ldw, ch, n, rows, taps int)
 
 // LayerNormAVX512 normalises rows of c elements:
 //

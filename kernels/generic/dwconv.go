@@ -14,10 +14,10 @@ type DW struct {
 const dwBlock = 256
 
 // DWConv3x3 computes a 3x3 depthwise convolution with zero padding 1 and
-// tap-major weights, and then what d says.
+// tap-major weights, and then what d says. No distance in s is 0.
 func DWConv3x3(y, x, w9, bias []float32, s ref.DWShape, d DW) {
 	var acc [dwBlock]float32
-	h, w, ch, ld, stride, ow := s.H, s.W, s.Ch, s.Dist(), s.Stride, s.OutW()
+	h, w, ch, ldx, ldw, stride, ow := s.H, s.W, s.Ch, s.LdX, s.LdW, s.Stride, s.OutW()
 	for i := s.Row0; i < s.Row1; i++ {
 		for j := range ow {
 			for c0 := 0; c0 < ch; c0 += dwBlock {
@@ -34,23 +34,23 @@ func DWConv3x3(y, x, w9, bias []float32, s ref.DWShape, d DW) {
 						continue
 					}
 					v0 := j*stride - 1
-					src, taps := (u*w+v0)*ld+c0, w9[3*r*ld+c0:]
+					src, taps := (u*w+v0)*ldx+c0, w9[3*r*ldw+c0:]
 					if v0 >= 0 && v0+3 <= w {
-						tap3(sum, x[src:], taps, ld)
+						tap3(sum, x[src:], taps, ldx, ldw)
 						continue
 					}
 					for t := range 3 {
 						if v := v0 + t; v >= 0 && v < w {
-							tap1(sum, x[src+t*ld:], taps[t*ld:])
+							tap1(sum, x[src+t*ldx:], taps[t*ldw:])
 						}
 					}
 				}
-				at := (i*ow+j)*ld + c0
+				at := (i*ow+j)*s.LdY + c0
 				if d.Act != ref.Identity {
 					ref.Activate(d.Act, sum, sum)
 				}
 				if d.Residual {
-					addTo(sum, x[at:])
+					addTo(sum, x[(i*w+j)*ldx+c0:])
 				}
 				if d.Add != nil {
 					addTo(sum, d.Add[at:])
@@ -66,11 +66,11 @@ func DWConv3x3(y, x, w9, bias []float32, s ref.DWShape, d DW) {
 	}
 }
 
-// tap3 adds three neighbouring taps: sum[c] += Σ_t x[t·ld+c] w[t·ld+c].
-func tap3(sum, x, w []float32, ld int) {
+// tap3 adds three neighbouring taps: sum[c] += Σ_t x[t·ldx+c] w[t·ldw+c].
+func tap3(sum, x, w []float32, ldx, ldw int) {
 	n := len(sum)
-	x0, x1, x2 := x[:n], x[ld:ld+n], x[2*ld:2*ld+n]
-	w0, w1, w2 := w[:n], w[ld:ld+n], w[2*ld:2*ld+n]
+	x0, x1, x2 := x[:n], x[ldx:ldx+n], x[2*ldx:2*ldx+n]
+	w0, w1, w2 := w[:n], w[ldw:ldw+n], w[2*ldw:2*ldw+n]
 	for c, v := range sum {
 		sum[c] = v + x0[c]*w0[c] + x1[c]*w1[c] + x2[c]*w2[c]
 	}

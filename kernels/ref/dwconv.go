@@ -6,7 +6,8 @@ package ref
 type DWShape struct {
 	H, W       int // pixels of the input
 	Ch         int // channels
-	Ld         int // floats between pixels, and between the taps' rows of weights; 0 means Ch
+	LdX, LdY   int // floats between pixels of x and of y; 0 means Ch
+	LdW        int // floats between the taps of the weights; 0 means Ch
 	Stride     int // 1 or 2
 	Row0, Row1 int // rows of the output to compute
 }
@@ -17,12 +18,14 @@ func (s DWShape) OutW() int { return (s.W + s.Stride - 1) / s.Stride }
 // OutH returns the number of output rows, ceil(H / Stride).
 func (s DWShape) OutH() int { return (s.H + s.Stride - 1) / s.Stride }
 
-// Dist returns the floats between pixels.
-func (s DWShape) Dist() int {
-	if s.Ld == 0 {
-		return s.Ch
+// Dense returns s with the distances that are 0 filled in.
+func (s DWShape) Dense() DWShape {
+	for _, ld := range []*int{&s.LdX, &s.LdY, &s.LdW} {
+		if *ld == 0 {
+			*ld = s.Ch
+		}
 	}
-	return s.Ld
+	return s
 }
 
 // dwAt returns the convolution at output pixel (i, j), channel c, in float64.
@@ -34,7 +37,7 @@ func dwAt(x, w9, bias []float32, s DWShape, i, j, c int) float64 {
 			if u < 0 || u >= s.H || v < 0 || v >= s.W {
 				continue
 			}
-			acc += float64(x[(u*s.W+v)*s.Dist()+c]) * float64(w9[(r*3+t)*s.Dist()+c])
+			acc += float64(x[(u*s.W+v)*s.LdX+c]) * float64(w9[(r*3+t)*s.LdW+c])
 		}
 	}
 	if bias != nil {
@@ -49,6 +52,7 @@ func dwAt(x, w9, bias []float32, s DWShape, i, j, c int) float64 {
 //
 // for an NHWC image x, zero outside, with tap-major weights.
 func DWConv3x3(y, x, w9, bias []float32, s DWShape, act Activation) {
+	s = s.Dense()
 	s.each(func(i, j, c, at int) {
 		y[at] = float32(act.apply(dwAt(x, w9, bias, s, i, j, c)))
 	})
@@ -59,7 +63,7 @@ func (s DWShape) each(f func(i, j, c, at int)) {
 	for i := s.Row0; i < s.Row1; i++ {
 		for j := range s.OutW() {
 			for c := range s.Ch {
-				f(i, j, c, (i*s.OutW()+j)*s.Dist()+c)
+				f(i, j, c, (i*s.OutW()+j)*s.LdY+c)
 			}
 		}
 	}
@@ -68,8 +72,9 @@ func (s DWShape) each(f func(i, j, c, at int)) {
 // DWConv3x3Residual computes y = x + conv(x) + bias, the conditional position
 // encoding (CPE), with the convolution of [DWConv3x3] at stride 1.
 func DWConv3x3Residual(y, x, w9, bias []float32, s DWShape) {
+	s = s.Dense()
 	s.each(func(i, j, c, at int) {
-		y[at] = float32(float64(x[at]) + dwAt(x, w9, bias, s, i, j, c))
+		y[at] = float32(float64(x[(i*s.W+j)*s.LdX+c]) + dwAt(x, w9, bias, s, i, j, c))
 	})
 }
 
@@ -77,6 +82,7 @@ func DWConv3x3Residual(y, x, w9, bias []float32, s DWShape) {
 // encoding (LePE) of the values x, added to the attention output and gated, with
 // the convolution of [DWConv3x3] at stride 1.
 func DWConv3x3AddMul(y, x, w9, bias, add, mul []float32, s DWShape) {
+	s = s.Dense()
 	s.each(func(i, j, c, at int) {
 		y[at] = float32((dwAt(x, w9, bias, s, i, j, c) + float64(add[at])) * float64(mul[at]))
 	})

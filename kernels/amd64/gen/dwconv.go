@@ -5,7 +5,8 @@ import "fmt"
 // dwconv writes DWConv<level>. Registers:
 //
 //	AX SI DI  the three taps of the first row, at the current pixel
-//	R8        distance of input rows; R9 of input pixels; DX of pixels
+//	R8        distance of input rows; R9 of input pixels; DX of taps,
+//	then R12 of pixels of y, R13 of taps' weights
 //	BX        output at the current pixel
 //	CX        pixels left; R10 weights; R11 channels left
 //	V0 .. V8  weights of one block of channels; V9 bias; V10 sum; V11 a load
@@ -14,16 +15,20 @@ import "fmt"
 // A pixel of three rows and taps is nine multiply-adds with a memory operand;
 // the chains of many pixels overlap in the reorder buffer.
 func (g *gen) dwconv() {
-	g.p("// func DWConv%s(y, x, w, bias *float32, ldrow, ldpix, ld, ch, n, rows, taps int)", g.name)
-	g.p("TEXT ·DWConv%s(SB), 0, $128-88", g.name)
+	g.p("// func DWConv%s(y, x, w, bias *float32, ldrow, ldpix, ldx, ldy, ldw, ch, n, rows, taps int)", g.name)
+	g.p("TEXT ·DWConv%s(SB), 0, $128-104", g.name)
 	g.op("MOVQ $0, done-8(SP) // bytes of channels done")
-	g.op("MOVQ ch+56(FP), R11")
+	g.op("MOVQ ch+72(FP), R11")
 	g.op("MOVQ ldrow+32(FP), R8")
 	g.op("SHLQ $2, R8")
 	g.op("MOVQ ldpix+40(FP), R9")
 	g.op("SHLQ $2, R9")
-	g.op("MOVQ ld+48(FP), DX")
+	g.op("MOVQ ldx+48(FP), DX")
 	g.op("SHLQ $2, DX")
+	for _, a := range []string{"ldy+56(FP), R12", "ldw+64(FP), R13"} {
+		g.op("MOVQ %s", a)
+		g.op("SHLQ $2, %s", a[len(a)-3:])
+	}
 	lanes := g.vb / 4
 	g.p("block:")
 	g.op("MOVQ done-8(SP), R10")
@@ -33,7 +38,7 @@ func (g *gen) dwconv() {
 	g.op("LEAQ (AX)(DX*2), DI")
 	g.op("MOVQ y+0(FP), BX")
 	g.op("ADDQ R10, BX")
-	g.op("MOVQ n+64(FP), CX")
+	g.op("MOVQ n+80(FP), CX")
 	if g.vb == 64 {
 		g.op("MOVL $0xffff, R10")
 		g.op("CMPQ R11, $16")
@@ -55,7 +60,7 @@ func (g *gen) dwconv() {
 		g.op("NEGQ R10")
 		g.op("LEAQ ·tailsAVX2+32(SB), CX")
 		g.op("VMOVUPS (CX)(R10*4), Y15")
-		g.op("MOVQ n+64(FP), CX")
+		g.op("MOVQ n+80(FP), CX")
 		g.dispatch("tail")
 	}
 	g.p("blockend:")
@@ -79,9 +84,9 @@ func (g *gen) dwconv() {
 
 // dispatch jumps to the body for the number of rows and taps.
 func (g *gen) dispatch(suffix string) {
-	g.op("MOVQ rows+72(FP), R10")
+	g.op("MOVQ rows+88(FP), R10")
 	g.op("LEAQ (R10)(R10*2), R10")
-	g.op("ADDQ taps+80(FP), R10")
+	g.op("ADDQ taps+96(FP), R10")
 	for rows := 1; rows <= 3; rows++ {
 		for taps := 1; taps <= 3; taps++ {
 			if rows == 3 && taps == 3 {
@@ -115,7 +120,7 @@ func (g *gen) dwbody(rows, taps int, suffix string) {
 			if t < taps {
 				load("(R10)", 3*r+t)
 			}
-			g.op("ADDQ DX, R10")
+			g.op("ADDQ R13, R10")
 		}
 	}
 	g.op("VXORPS X9, X9, X9")
@@ -155,7 +160,7 @@ func (g *gen) dwbody(rows, taps int, suffix string) {
 	default:
 		g.op("VMOVUPS Y10, (BX)")
 	}
-	g.op("ADDQ DX, BX")
+	g.op("ADDQ R12, BX")
 	for _, p := range []string{"AX", "SI", "DI"}[:taps] {
 		g.op("ADDQ R9, %s", p)
 	}

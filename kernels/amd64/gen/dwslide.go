@@ -12,10 +12,10 @@ var slideModes = []string{"", "relu", "silu", "addmul"}
 //
 //	AX SI DI R8   the input rows from the one above the first output row on, at
 //	              the current column (R8 only for two output rows)
-//	R9            distance of columns; R10 and R11 those of the first and the last
+//	R9            distance of columns of x; R10 and R11 those of the first and the last
 //	              input row: 0 where the row lies outside of the image, and then
 //	              its pointer is at zeros
-//	BX R12        output at the column before; distance of rows
+//	BX R12        output at the column before; distance of its rows
 //	R13 DX        add and mul, as BX
 //	CX            columns left
 //
@@ -23,16 +23,16 @@ var slideModes = []string{"", "relu", "silu", "addmul"}
 // is unrolled three times. Summing the last tap column apart, to shorten the chain
 // of an output, brings nothing: the chains of many outputs overlap.
 func (g *gen) slide() {
-	g.p("// func DWSlide%s(y, x, w, bias, add, mul *float32, ldrow, ld, ch, n, rows, above, below, residual, mode int)", g.name)
-	g.p("TEXT ·DWSlide%s(SB), 0, $%d-120", g.name, 64+12*g.vb)
+	g.p("// func DWSlide%s(y, x, w, bias, add, mul *float32, ldx, ldy, ldw, ch, n, rows, above, below, residual, mode int)", g.name)
+	g.p("TEXT ·DWSlide%s(SB), 0, $%d-128", g.name, 64+12*g.vb)
 	g.op("MOVQ $0, done-8(SP) // bytes of channels done")
-	g.op("MOVQ ch+64(FP), AX")
+	g.op("MOVQ ch+72(FP), AX")
 	g.op("MOVQ AX, left-16(SP)")
 	g.p("block:")
 	g.op("MOVQ left-16(SP), CX")
 	g.vectorMask("CX", "AX", g.sl().mask)
 	g.op("MOVQ done-8(SP), CX")
-	g.op("MOVQ ld+56(FP), R9")
+	g.op("MOVQ ldw+64(FP), R9")
 	g.op("SHLQ $2, R9")
 	g.op("MOVQ w+16(FP), BX")
 	g.op("ADDQ CX, BX")
@@ -43,7 +43,7 @@ func (g *gen) slide() {
 		}
 		g.loadTail("(BX)", g.sl().mask, r)
 		if i == 4 {
-			g.op("CMPQ residual+104(FP), $0")
+			g.op("CMPQ residual+112(FP), $0")
 			g.op("JEQ plain")
 			g.c3("VADDPS", "one", r, r) // the convolution plus its input
 			g.p("plain:")
@@ -72,15 +72,16 @@ func (g *gen) slide() {
 	g.op("ADDQ CX, R13")
 	g.op("MOVQ mul+40(FP), DX")
 	g.op("ADDQ CX, DX")
-	g.op("MOVQ ldrow+48(FP), R12")
-	g.op("SHLQ $2, R12")
+	g.op("MOVQ ldx+48(FP), R9")
+	g.op("SHLQ $2, R9")
+	g.op("MOVQ R9, R12 // the distance of rows in x, for now")
+	g.op("IMULQ n+80(FP), R12")
 	g.op("MOVQ x+8(FP), SI")
 	g.op("ADDQ CX, SI")
 	g.op("MOVQ SI, AX")
 	g.op("SUBQ R12, AX")
 	g.op("MOVQ R9, R10")
 	g.op("MOVQ R9, R11")
-	g.op("MOVQ n+72(FP), CX")
 	outside := func(arg, at, step string) {
 		label := g.label("inside")
 		g.op("CMPQ %s(FP), $0", arg)
@@ -89,18 +90,24 @@ func (g *gen) slide() {
 		g.op("XORQ %s, %s", step, step)
 		g.p("%s:", label)
 	}
-	outside("above+88", "AX", "R10")
+	outside("above+96", "AX", "R10")
 	g.op("LEAQ (SI)(R12*1), DI")
-	g.op("CMPQ rows+80(FP), $2")
+	g.op("CMPQ rows+88(FP), $2")
 	g.op("JEQ two")
 	for rows := 1; rows <= 2; rows++ {
 		if rows == 2 {
 			g.p("two:")
 			g.op("LEAQ (DI)(R12*1), R8")
 		}
-		outside("below+96", []string{"DI", "R8"}[rows-1], "R11")
+		outside("below+104", []string{"DI", "R8"}[rows-1], "R11")
+		g.op("MOVQ ldy+56(FP), CX")
+		g.op("SHLQ $2, CX")
+		g.op("MOVQ CX, ldy-24(SP)")
+		g.op("MOVQ n+80(FP), R12")
+		g.op("IMULQ CX, R12")
+		g.op("MOVQ n+80(FP), CX")
 		for i := len(slideModes) - 1; i > 0; i-- {
-			g.op("CMPQ mode+112(FP), $%d", i)
+			g.op("CMPQ mode+120(FP), $%d", i)
 			g.op("JEQ start%d_%d", rows, i)
 		}
 		g.op("JMP start%d_0", rows)
@@ -203,10 +210,10 @@ func (g *gen) slideLoop(rows, mode int) {
 				g.storePart(a, s.mask, at)
 			}
 		}
-		g.op("ADDQ R9, BX")
+		g.op("ADDQ ldy-24(SP), BX")
 		if slideModes[mode] == "addmul" {
-			g.op("ADDQ R9, R13")
-			g.op("ADDQ R9, DX")
+			g.op("ADDQ ldy-24(SP), R13")
+			g.op("ADDQ ldy-24(SP), DX")
 		}
 	}
 	// step takes a column: the last of output k, the middle one of k+1, the first
