@@ -56,6 +56,19 @@ type linear struct {
 	n, k int
 }
 
+// apply computes channels [j0, j1) of y = act(x Wᵀ + b), then the rest of the
+// epilogue, for rows tokens. j0 is a multiple of the panel's width; y, ep.Mul and
+// ep.Add begin at channel 0.
+func (l *linear) apply(level kernels.Level, y []float32, ldy int, x []float32, ldx, rows, j0, j1 int, ep kernels.Epilogue) {
+	if l.b != nil {
+		ep.Bias = l.b[j0:]
+	}
+	if ep.Add != nil {
+		ep.Add = ep.Add[j0:]
+	}
+	kernels.Gemm(level, y[j0:], ldy, x, ldx, l.w[j0*l.k:], rows, j1-j0, l.k, ep)
+}
+
 type depthwise struct{ w9, b []float32 }
 
 type affine struct{ gamma, beta []float32 }

@@ -161,7 +161,7 @@ func (s *stepper) stem(src []float32, h, w int) (x []float32, th, tw int) {
 	th, tw = ceilDiv(h, 4), ceilDiv(w, 4)
 	in := make([]float32, s.batch*16*th*tw*ci)
 	for i := range s.batch {
-		kernels.PadNCHW(in[i*16*th*tw*ci:(i+1)*16*th*tw*ci], 4*tw*ci, 4*th, 0, 0, src[i*ci*h*w:], ci, h, w)
+		kernels.PadNCHW(in[i*16*th*tw*ci:(i+1)*16*th*tw*ci], 4*tw*ci, 0, 4*th, 0, 0, src[i*ci*h*w:], ci, h, w)
 	}
 	x1 := s.activate(kernels.ReLU, s.conv3("patch_embed.conv1", in, 4*th, 4*tw, ci, e/2, 2))
 	x2 := s.activate(kernels.ReLU, s.conv3("patch_embed.conv2.0", x1, 2*th, 2*tw, e/2, e/2, 1))

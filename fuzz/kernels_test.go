@@ -153,7 +153,7 @@ func FuzzLinAttn(f *testing.F) {
 		h, w, heads, d := 1+int(h8)%6, 1+int(w8)%9, 1+int(heads8)%4, 4*(1+int(d8)%12)
 		each(t, seed, false, func(l kernels.Level, s source) {
 			n, c := h*w, heads*d
-			shape := kernels.LinAttnShape{H: h, W: w, Heads: heads, Dim: d, T0: int(seed % uint64(n)), T1: n}
+			shape := kernels.LinAttnShape{H: h, W: w, Heads: heads, Dim: d, T0: int(seed % uint64(n)), T1: n, Head0: int(seed>>8) % heads}
 			q, k, v := s.values(n*c), s.values(n*c), s.values(n*c)
 			for i := range q {
 				q[i], k[i] = q[i]*q[i]+0.1, k[i]*k[i]+0.1

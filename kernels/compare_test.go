@@ -211,7 +211,8 @@ func TestLinAttn(t *testing.T) {
 		for _, s := range []kernels.LinAttnShape{
 			{H: 1, W: 1, Heads: 1, Dim: 4, T1: 1}, {H: 3, W: 5, Heads: 2, Dim: 8, T1: 15}, {H: 4, W: 4, Heads: 3, Dim: 4, T0: 3, T1: 14},
 			{H: 2, W: 9, Heads: 2, Dim: 32, T1: 18}, {H: 1, W: 7, Heads: 1, Dim: 36, T0: 2, T1: 2}, {H: 2, W: 2, Heads: 4, Dim: 257, T1: 4},
-			{H: 3, W: 3, Heads: 3, Dim: 32, T0: 1, T1: 9},
+			{H: 3, W: 3, Heads: 3, Dim: 32, T0: 1, T1: 9}, {H: 3, W: 3, Heads: 3, Dim: 32, T1: 9, Head0: 1, Head1: 2},
+			{H: 2, W: 5, Heads: 2, Dim: 6, T1: 10, Head0: 1}, {H: 2, W: 2, Heads: 2, Dim: 258, T1: 4, Head1: 1},
 		} {
 			for _, rotated := range []bool{true, false} {
 				e.linattn(s, rotated)

@@ -318,7 +318,8 @@ func rotateHead(l Level, y, x []float32, ldx int, rope []float32, s LinAttnShape
 func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
 	var keys [maxHeadDim * tokenBlock]float32
 	d, nr := s.Dim, l.panel()
-	for h := range s.Heads {
+	h0, h1 := s.HeadRange()
+	for h := h0; h < h1; h++ {
 		ch := h * d
 		for t0 := s.T0; t0 < s.T1; t0 += tokenBlock {
 			n := min(tokenBlock, s.T1-t0)
@@ -346,7 +347,8 @@ func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, k
 	var inv [tokenBlock]float32
 	d, nr := s.Dim, l.panel()
 	xr := generic.Rows{Ld: d, Segs: 1, SegLen: d}
-	for h := range s.Heads {
+	h0, h1 := s.HeadRange()
+	for h := h0; h < h1; h++ {
 		ch := h * d
 		state := kv[ch*d : (ch+d)*d]
 		if d != nr { // else the state of a head is a packed panel

@@ -14,6 +14,9 @@ func checkLinAttn(op string, kv, ksum, rope []float32, s LinAttnShape) {
 	checkDims(op, s.Heads, s.Dim, s.Dim)
 	checkDims(op, s.H*s.W, s.Heads*s.Dim)
 	checkTokens(op, s.H, s.W, s.T0, s.T1)
+	if h0, h1 := s.HeadRange(); h0 < 0 || h0 > h1 || h1 > s.Heads {
+		fail(op, "heads [%d, %d) are not among the %d", h0, h1, s.Heads)
+	}
 	checkLen(op, "kv", kv, s.Heads*s.Dim*s.Dim)
 	checkLen(op, "ksum", ksum, s.Heads*s.Dim)
 	if rope != nil {
@@ -21,7 +24,8 @@ func checkLinAttn(op string, kv, ksum, rope []float32, s LinAttnShape) {
 	}
 }
 
-// LinAttnKV adds tokens [T0, T1) to the key-value state and to the sum of keys:
+// LinAttnKV adds tokens [T0, T1) to the key-value state and to the sum of keys of
+// the heads of s.HeadRange:
 //
 //	kv[h,a,b] += Σ_t RoPE(k)[t,h,a] · v[t,h,b]
 //	ksum[h,a] += Σ_t k[t,h,a]                      (not rotated)
@@ -46,7 +50,7 @@ func LinAttnKV(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, ro
 	generic.LinAttnKV(kv, ksum, k, ldk, v, ldv, rope, s)
 }
 
-// LinAttnReadout computes for tokens [T0, T1)
+// LinAttnReadout computes for tokens [T0, T1) and the heads h of s.HeadRange
 //
 //	y[t,h,b] = (Σ_a RoPE(q)[t,h,a] · kv[h,a,b]) / (Σ_a q[t,h,a] · ksum[h,a] + eps)
 //

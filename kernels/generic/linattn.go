@@ -6,12 +6,17 @@ import "github.com/mila-go/mila/kernels/ref"
 // more take one allocation a call (MILA-B has 768).
 const maxStackChannels = 1024
 
-// rotateRow writes RoPE(x) for token t of an (·, w) grid of height h.
-func rotateRow(y, x, table []float32, h, w, t int) {
+// rotateRow writes channels [c0, c1) of RoPE(x) for token t of an (·, w) grid of
+// height h.
+func rotateRow(y, x, table []float32, h, w, t, c0, c1 int) {
 	half := len(x) / 2
 	i, j := t/w, t%w
-	Rotate(y[:half], x[:half], table[i*half:(i+1)*half])
-	Rotate(y[half:], x[half:], table[(h+j)*half:(h+j+1)*half])
+	if mid := min(half, c1); c0 < mid {
+		Rotate(y[c0:mid], x[c0:mid], table[i*half+c0:])
+	}
+	if mid := max(half, c0); mid < c1 {
+		Rotate(y[mid:c1], x[mid:c1], table[(h+j)*half+mid-half:])
+	}
 }
 
 // Rotate turns the pairs (a, b) of x by the (cos, sin) pairs of cs:
@@ -27,18 +32,19 @@ func Rotate(y, x, cs []float32) {
 // LinAttnKV is ref.LinAttnKV with float32 sums, token by token.
 func LinAttnKV(kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s ref.LinAttnShape) {
 	d, c := s.Dim, s.Heads*s.Dim
+	h0, h1 := s.HeadRange()
 	var stack [maxStackChannels]float32
 	rot := scratch(stack[:], c)
 	for t := s.T0; t < s.T1; t++ {
 		kr, vr := k[t*ldk:t*ldk+c], v[t*ldv:t*ldv+c]
-		for a, x := range kr {
-			ksum[a] += x
+		for a, x := range kr[h0*d : h1*d] {
+			ksum[h0*d+a] += x
 		}
 		if rope != nil {
-			rotateRow(rot, kr, rope, s.H, s.W, t)
+			rotateRow(rot, kr, rope, s.H, s.W, t, h0*d, h1*d)
 			kr = rot
 		}
-		for h := range s.Heads {
+		for h := h0; h < h1; h++ {
 			outer(kv[h*d*d:(h+1)*d*d], kr[h*d:(h+1)*d], vr[h*d:(h+1)*d])
 		}
 	}
@@ -58,16 +64,17 @@ func outer(kv, k, v []float32) {
 // LinAttnReadout is ref.LinAttnReadout with float32 sums, token by token.
 func LinAttnReadout(y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s ref.LinAttnShape, eps float32) {
 	d, c := s.Dim, s.Heads*s.Dim
+	h0, h1 := s.HeadRange()
 	var stack [maxStackChannels]float32
 	rot := scratch(stack[:], c)
 	for t := s.T0; t < s.T1; t++ {
 		qr, yr := q[t*ldq:t*ldq+c], y[t*ldy:t*ldy+c]
 		num := qr
 		if rope != nil {
-			rotateRow(rot, qr, rope, s.H, s.W, t)
+			rotateRow(rot, qr, rope, s.H, s.W, t, h0*d, h1*d)
 			num = rot
 		}
-		for h := range s.Heads {
+		for h := h0; h < h1; h++ {
 			den := eps
 			sums := ksum[h*d : (h+1)*d]
 			for a, x := range qr[h*d : (h+1)*d] {

@@ -1,15 +1,16 @@
 package ref
 
-// PadNCHW lays an NCHW image (c x h x w) into a zero-bordered NHWC one:
+// PadNCHW lays the rows [row0, row1) of a zero-bordered NHWC image, whose inside
+// is the NCHW image src (c x h x w), into dst:
 //
-//	dst[(top+i)·rowDst + (left+j)·c + ch] = src[ch, i, j]
+//	dst[(top+i-row0)·rowDst + (left+j)·c + ch] = src[ch, i, j]
 //
-// and zero everywhere else in the dstH rows of rowDst floats.
-func PadNCHW(dst []float32, rowDst, dstH, top, left int, src []float32, c, h, w int) {
-	clear(dst[:dstH*rowDst])
+// and zero everywhere else in the rows of rowDst floats.
+func PadNCHW(dst []float32, rowDst, row0, row1, top, left int, src []float32, c, h, w int) {
+	clear(dst[:(row1-row0)*rowDst])
 	for ch := range c {
-		for i := range h {
-			row := dst[(top+i)*rowDst+left*c:]
+		for i := max(0, row0-top); i < min(h, row1-top); i++ {
+			row := dst[(top+i-row0)*rowDst+left*c:]
 			for j, v := range src[(ch*h+i)*w : (ch*h+i)*w+w] {
 				row[j*c+ch] = v
 			}

@@ -7,6 +7,17 @@ type LinAttnShape struct {
 	H, W       int
 	Heads, Dim int
 	T0, T1     int // tokens to process: [T0, T1) of H*W
+	// Heads to process: [Head0, Head1), all where Head1 is 0. Nothing of other
+	// heads is read or written; all slices begin at head 0 nevertheless.
+	Head0, Head1 int
+}
+
+// HeadRange returns the heads to process.
+func (s LinAttnShape) HeadRange() (h0, h1 int) {
+	if s.Head1 == 0 {
+		return s.Head0, s.Heads
+	}
+	return s.Head0, s.Head1
 }
 
 // LinAttnKV adds the tokens [T0, T1) to the key-value state and the key sum,
@@ -19,8 +30,9 @@ type LinAttnShape struct {
 // 2405.16605.
 func LinAttnKV(kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
 	d, c := s.Dim, s.Heads*s.Dim
+	h0, h1 := s.HeadRange()
 	sum := make([]float64, d*d)
-	for h := range s.Heads {
+	for h := h0; h < h1; h++ {
 		clear(sum)
 		for t := s.T0; t < s.T1; t++ {
 			kr, vr := k[t*ldk:t*ldk+c], v[t*ldv+h*d:t*ldv+h*d+d]
@@ -36,7 +48,7 @@ func LinAttnKV(kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []floa
 			kv[h*d*d+i] = float32(float64(kv[h*d*d+i]) + v)
 		}
 	}
-	for a := range c {
+	for a := h0 * d; a < h1*d; a++ {
 		acc := float64(ksum[a])
 		for t := s.T0; t < s.T1; t++ {
 			acc += float64(k[t*ldk+a])
@@ -53,10 +65,11 @@ func LinAttnKV(kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []floa
 // N tokens this is the mean form q·mean(kᵀv) / (q·mean(k) + ε) for eps = N·ε.
 func LinAttnReadout(y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
 	d, c := s.Dim, s.Heads*s.Dim
+	h0, h1 := s.HeadRange()
 	rot, out := make([]float64, d), make([]float64, d)
 	for t := s.T0; t < s.T1; t++ {
 		qr := q[t*ldq : t*ldq+c]
-		for h := range s.Heads {
+		for h := h0; h < h1; h++ {
 			den := float64(eps)
 			for a := range d {
 				rot[a] = rotate(qr, rope, s.H, s.W, c, t, h*d+a)
