@@ -102,7 +102,7 @@ func flatten(root, model map[string]any) map[string]any {
 }
 
 // Validate says what is wrong with the configuration, if anything.
-func (c *Config) Validate() error {
+func (c Config) Validate() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("block: configuration: "+format, args...)
 	}
@@ -142,32 +142,14 @@ func (c *Config) Validate() error {
 }
 
 // Dim returns the channels of stage i.
-func (c *Config) Dim(i int) int { return c.EmbedDim << i }
+func (c Config) Dim(i int) int { return c.EmbedDim << i }
 
 // hidden returns the MLP width of stage i.
-func (c *Config) hidden(i int) int { return int(float64(c.Dim(i)) * c.MLPRatio) }
-
-// TensorSpec is one parameter of a model.
-type TensorSpec struct {
-	Name  string
-	Shape []int
-	// Optional groups parameters that a checkpoint may lack as a whole:
-	// "norm" and "head" (classification), "norm0".. (feature maps). "" is required.
-	Optional string
-}
-
-// Len returns the number of elements.
-func (t TensorSpec) Len() int {
-	n := 1
-	for _, d := range t.Shape {
-		n *= d
-	}
-	return n
-}
+func (c Config) hidden(i int) int { return int(float64(c.Dim(i)) * c.MLPRatio) }
 
 // Tensors returns every parameter of the model under its official name, in the
 // order of the forward pass.
-func (c *Config) Tensors() []TensorSpec {
+func (c Config) Tensors() []TensorSpec {
 	var out []TensorSpec
 	group := ""
 	add := func(name string, shape ...int) { out = append(out, TensorSpec{name, shape, group}) }
@@ -242,7 +224,6 @@ func downsampleName(i int) string { return fmt.Sprintf("layers.%d.downsample", i
 func isBuffer(name string) bool {
 	return hasAnySuffix(name, "attn.rope.rotations", "num_batches_tracked")
 }
-func isStatistic(name string) bool { return hasAnySuffix(name, "running_mean", "running_var") }
 func hasAnySuffix(s string, suffixes ...string) bool {
 	return slices.ContainsFunc(suffixes, func(x string) bool { return strings.HasSuffix(s, x) })
 }
@@ -250,21 +231,24 @@ func hasAnySuffix(s string, suffixes ...string) bool {
 // Params returns the number of trainable parameters of the classification
 // model: BatchNorm's running statistics and the norms of feature maps do not
 // count.
-func (c *Config) Params() int {
-	var n int
-	for _, t := range c.Tensors() {
-		if !isStatistic(t.Name) && (t.Optional == "" || t.Optional == "norm" || t.Optional == "head") {
-			n += t.Len()
-		}
-	}
-	return n
+func (c Config) Params() int { return countParams(c.Tensors()) }
+
+// Image returns the channels of an image and the size trained at.
+func (c Config) Image() (chans, size int) { return c.InChans, c.ImgSize }
+
+// Classes returns the number of outputs of the classification head.
+func (c Config) Classes() int { return c.NumClasses }
+
+// String names the configuration in errors.
+func (c Config) String() string {
+	return fmt.Sprintf("MILA: embed_dim %d, depths %v, mlp_ratio %v, in_chans %d, num_classes %d", c.EmbedDim, c.Depths, c.MLPRatio, c.InChans, c.NumClasses)
 }
 
 // MACs returns the multiply-accumulates of one h x w image through the
 // classification model: convolutions (padding counted as if it were data),
 // linear layers and the two products of linear attention; not norms,
 // activations and rotations.
-func (c *Config) MACs(h, w int) int64 {
+func (c Config) MACs(h, w int) int64 {
 	e := int64(c.EmbedDim)
 	h4, w4 := ceilDiv(h, 4), ceilDiv(w, 4)
 	t2, t4 := int64(4*h4*w4), int64(h4*w4)

@@ -1,10 +1,47 @@
 package block
 
-import "github.com/mila-go/mila/kernels"
+import (
+	"fmt"
+	"math"
+
+	"github.com/mila-go/mila/kernels"
+)
+
+// channels implements network.
+func (m *mila) channels() []featureMap {
+	out := make([]featureMap, len(m.stages))
+	for i, st := range m.stages {
+		out[i] = featureMap{st.dim, st.norm.gamma != nil}
+	}
+	return out
+}
+
+// check implements network. Its bound on the size keeps every index within 31 bits.
+func (m *mila) check(batch, h, w int) error {
+	cfg := m.cfg
+	if cfg.APE && (h != cfg.ImgSize || w != cfg.ImgSize) {
+		return fmt.Errorf("block: this model has an absolute position embedding and runs only at its own size %d x %d, not %d x %d; resize the image", cfg.ImgSize, cfg.ImgSize, h, w)
+	}
+	// An upper bound of what lives together, in each stage and in the stem.
+	th, tw, n := ceilDiv(h, 4), ceilDiv(w, 4), float64(batch)
+	e := float64(cfg.EmbedDim)
+	values := n * float64(th+1) * float64(tw+1) * (16*float64(cfg.InChans) + 5*e)
+	for i := range cfg.Depths {
+		c := float64(cfg.Dim(i))
+		tokens := n * float64(th+th%2) * float64(tw+tw%2)
+		state := n * kvParts * c * (c/float64(cfg.NumHeads[i]) + 1)
+		values = max(values, tokens*c*12+state, float64(th+tw)*c/2)
+		th, tw = ceilDiv(th, 2), ceilDiv(tw, 2)
+	}
+	if values > math.MaxInt32 {
+		return fmt.Errorf("block: %d images of %d x %d need about %.0f GiB of buffers, more than the limit of 8; use a smaller batch or image", batch, h, w, values*4/(1<<30))
+	}
+	return nil
+}
 
 // plan plans a MILA on images of b.h x b.w.
-func (m *Model) plan(b *planner) {
-	x, th, tw := b.stem()
+func (m *mila) plan(b *planner) {
+	x, th, tw := m.stem(b)
 	for i := range m.stages {
 		st := &m.stages[i]
 		b.maps = append(b.maps, [2]int{th, tw})
@@ -18,14 +55,14 @@ func (m *Model) plan(b *planner) {
 			x, th, tw = b.downsample(downsampleName(i), st, x, th, tw)
 		}
 	}
-	b.classify(x, th, tw)
+	b.classify(x, th, tw, m.norm, m.head)
 }
 
 // stem plans patch_embed: four 3x3 convolutions and a 1x1, with BatchNorm
 // folded, to one token for each 4 x 4 pixels. Convolutions read their zero
 // padding from a one-pixel border that the step before writes.
-func (b *planner) stem() (x tokens, th, tw int) {
-	p, m := b.Plan, b.model
+func (m *mila) stem(b *planner) (x tokens, th, tw int) {
+	p := b.Plan
 	ci, e := m.cfg.InChans, m.cfg.EmbedDim
 	c2 := e / 2
 	th, tw = ceilDiv(b.h, 4), ceilDiv(b.w, 4)
@@ -52,7 +89,7 @@ func (b *planner) stem() (x tokens, th, tw int) {
 		if add != nil {
 			ep.Add, ep.LdAdd = add[at:], row2
 		}
-		kernels.Conv2D(m.level, y[at:], x, l.w, kernels.ConvShape{
+		kernels.Conv2D(b.level, y[at:], x, l.w, kernels.ConvShape{
 			OutH: r1 - r0, OutW: w2, Cin: cin, Cout: c2, KH: 3, KW: 3, Stride: stride, RowX: rowX, RowY: row2}, ep)
 	}
 	map2 := func(b buffer, i int) []float32 { return p.f(buffer{b.off + i*half, half}) }
@@ -83,14 +120,14 @@ func (b *planner) stem() (x tokens, th, tw int) {
 	wide := b.between(true, th, tw, 4*e, &used)
 	b.chain(true, th, tw, op{run: func(t tile) {
 		y, n := p.rows(wide, t, tw), t.r1-t.r0
-		kernels.Conv2D(m.level, y, map2(x1, t.image)[t.r0*2*row2:], m.conv30.w, kernels.ConvShape{
+		kernels.Conv2D(b.level, y, map2(x1, t.image)[t.r0*2*row2:], m.conv30.w, kernels.ConvShape{
 			OutH: n, OutW: tw, Cin: c2, Cout: 4 * e, KH: 3, KW: 3, Stride: 2, RowX: row2, RowY: tw * 4 * e},
 			kernels.Epilogue{Bias: m.conv30.b, Act: kernels.ReLU})
 		var ep kernels.Epilogue
 		if m.ape != nil {
 			ep.Add, ep.LdAdd = m.ape[t.r0*tw*e:], e
 		}
-		m.conv31.apply(m.level, p.rows(x, t, tw), e, y, 4*e, n*tw, 0, e, ep)
+		m.conv31.apply(b.level, p.rows(x, t, tw), e, y, 4*e, n*tw, 0, e, ep)
 	}})
 	b.release(x1)
 	b.tap("patch_embed", x, b.batch, th*tw, e)
@@ -108,7 +145,7 @@ const pad = 16
 //	y = (readout(q; kv(k, v)) + lepe(v)) * g
 //	r = r + out y;    x = r + cpe2(r);  x = x + fc2 GELU(fc1 LN2(x))
 func (b *planner) block(name string, blk *milaBlock, st *stage, x tokens, h, w int, rope []float32) {
-	p, level := b.Plan, b.model.level
+	p, level := b.Plan, b.level
 	c, l := st.dim, h*w
 	fused, panel := b.byRows(h, w), kernels.PanelWidth(level)
 	dw := func(t tile) kernels.DWShape {
@@ -199,7 +236,7 @@ const kvParts, kvTokens = 16, 256
 // keyValueState plans the key-value state of every image, size floats: kv, then
 // the sum of keys. That of image i begins at first.off + i*first.n.
 func (b *planner) keyValueState(shape kernels.LinAttnShape, qk, v tokens, rope []float32) (size int, first buffer) {
-	p, level := b.Plan, b.model.level
+	p, level := b.Plan, b.level
 	heads, dim, l := shape.Heads, shape.Dim, shape.H*shape.W
 	c := heads * dim
 	size = c*dim + c
@@ -242,7 +279,7 @@ func (b *planner) keyValueState(shape kernels.LinAttnShape, qk, v tokens, rope [
 // The first two run together on a band of rows and a group of channels at a time:
 // the wide map, the largest of the model, never exists as a whole.
 func (b *planner) downsample(name string, st *stage, x tokens, h, w int) (y tokens, oh, ow int) {
-	p, level, d := b.Plan, b.model.level, st.down
+	p, level, d := b.Plan, b.level, st.down
 	c, c8, c2 := st.dim, d.expand.n, d.reduce.n
 	if h%2 != 0 || w%2 != 0 {
 		h2, w2 := h+h%2, w+w%2
@@ -265,8 +302,8 @@ func (b *planner) downsample(name string, st *stage, x tokens, h, w int) (y toke
 	// Bands whose part of the wide map stays in the L2 cache, and enough of them.
 	const most = 4096 // tokens
 	n := ceilDiv(h, max(2, most/w))
-	if tasks := b.batch * parts; tasks < b.model.pool.n {
-		n = max(n, ceilDiv(b.model.pool.n, tasks))
+	if tasks := b.batch * parts; tasks < b.threads {
+		n = max(n, ceilDiv(b.threads, tasks))
 	}
 	cut := cutRows(oh, min(n, oh))
 	b.need((2*cut.rows + 2) * w * group)
@@ -299,7 +336,7 @@ func (b *planner) feature(i int, st *stage, x tokens, h, w int) {
 	if st.norm.gamma == nil {
 		return
 	}
-	p, level, c, l := b.Plan, b.model.level, st.dim, h*w
+	p, level, c, l := b.Plan, b.level, st.dim, h*w
 	u := b.tokens(l, c)
 	b.step(b.batch, func(n, _ int) {
 		kernels.LayerNorm(level, p.image(u, n), c, p.image(x, n), c, l, c, st.norm.gamma, st.norm.beta, normEps)
@@ -310,36 +347,36 @@ func (b *planner) feature(i int, st *stage, x tokens, h, w int) {
 }
 
 // classify plans the final norm, the mean over tokens and the head.
-func (b *planner) classify(x tokens, h, w int) {
-	p, m := b.Plan, b.model
-	if !m.HasPooled() {
+func (b *planner) classify(x tokens, h, w int, norm affine, head linear) {
+	p, level := b.Plan, b.level
+	if norm.gamma == nil {
 		return
 	}
-	c, l := m.cfg.Dim(len(m.stages)-1), h*w
+	c, l := x.ld, h*w
 	wanted := func() bool { return p.dst.Logits != nil || p.dst.Pooled != nil }
 	u, pooled := b.tokens(l, c), b.tokens(1, c)
 	b.chain(false, h, w, op{run: func(t tile) {
-		kernels.LayerNorm(m.level, p.rows(u, t, w), c, p.rows(x, t, w), c, (t.r1-t.r0)*w, c, m.norm.gamma, m.norm.beta, normEps)
+		kernels.LayerNorm(level, p.rows(u, t, w), c, p.rows(x, t, w), c, (t.r1-t.r0)*w, c, norm.gamma, norm.beta, normEps)
 	}})
 	b.when(wanted)
 	b.tap("norm", u, b.batch, l, c)
 	b.step(b.batch, func(i, _ int) {
 		mean := p.image(pooled, i)
-		kernels.MeanRows(m.level, mean, p.image(u, i), c, l, c)
+		kernels.MeanRows(level, mean, p.image(u, i), c, l, c)
 		if p.dst.Pooled != nil {
 			copy(p.dst.Pooled[i*c:], mean)
 		}
 	})
 	b.when(wanted)
 	b.tap("pooled", pooled, b.batch, c)
-	if !m.HasHead() {
+	if head.w == nil {
 		return
 	}
-	n := m.cfg.NumClasses
-	g := grid{cutRows(1, 1), min(b.model.pool.n, ceilDiv(n, kernels.PanelWidth(m.level))), n, kernels.PanelWidth(m.level)}
+	n := head.n
+	g := grid{cutRows(1, 1), min(b.threads, ceilDiv(n, kernels.PanelWidth(level))), n, kernels.PanelWidth(level)}
 	b.step(g.tasks(1), func(task, worker int) {
 		t := g.of(task, worker)
-		m.head.apply(m.level, p.dst.Logits, n, p.f(pooled.buffer), c, b.batch, t.j0, t.j1, kernels.Epilogue{})
+		head.apply(level, p.dst.Logits, n, p.f(pooled.buffer), c, b.batch, t.j0, t.j1, kernels.Epilogue{})
 	})
 	b.when(func() bool { return p.dst.Logits != nil })
 }

@@ -15,14 +15,20 @@ const (
 	ropeBase = 10000 // frequency base of RoPE
 )
 
-// Model is a MILA with its weights folded (BatchNorm into convolutions,
+// Model is an architecture with its weights folded (BatchNorm into convolutions,
 // LayerNorm's affine into the linear layers after it) and packed for one
 // instruction-set level. It is immutable and safe for concurrent use.
 type Model struct {
-	cfg    Config
+	arch   Architecture
+	net    network
 	level  kernels.Level
 	pool   *pool
 	groups has
+}
+
+// mila is the network of a [Config].
+type mila struct {
+	cfg Config
 
 	conv1, conv20, conv21, conv30 linear // stem; k = 9 * input channels
 	conv31                        linear
@@ -109,27 +115,39 @@ func resolve(opts []Option) (options, error) {
 	return o, nil
 }
 
-// New builds a model from a configuration and weights with official parameter
-// names. Weights are read one tensor at a time and kept only in packed form.
-// Missing, unexpected and misshapen tensors are one error that names them;
-// rotation tables and batch counters in a checkpoint are ignored. Checkpoints
-// without a classification head (norm, head) or without the norms of feature
-// maps (norm0 ..) are accepted; the outputs that need them are then not
+// New builds a model from an architecture, for instance a [Config], and weights
+// with official parameter names. Weights are read one tensor at a time and kept
+// only in packed form. Missing, unexpected and misshapen tensors are one error that
+// names them; rotation tables and batch counters in a checkpoint are ignored.
+// Checkpoints without a classification head (norm, head) or without the norms of
+// feature maps (norm0 ..) are accepted; the outputs that need them are then not
 // available.
-func New(cfg Config, w Weights, opts ...Option) (*Model, error) {
-	if err := cfg.Validate(); err != nil {
+func New(a Architecture, w Weights, opts ...Option) (*Model, error) {
+	if err := a.Validate(); err != nil {
 		return nil, err
 	}
 	o, err := resolve(opts)
 	if err != nil {
 		return nil, err
 	}
-	groups, err := checkWeights(&cfg, w)
+	groups, err := checkWeights(a, w)
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{cfg: cfg, level: o.level, groups: groups}
 	l := &loader{w: w, level: o.level}
+	m := &Model{arch: a, net: a.network(l, groups), level: o.level, pool: newPool(o.threads), groups: groups}
+	if l.err != nil {
+		m.pool.close()
+		return nil, l.err
+	}
+	// Workers know only the pool, so a dropped model is collected and ends them.
+	runtime.AddCleanup(m, (*pool).close, m.pool)
+	return m, nil
+}
+
+// network reads a MILA.
+func (cfg Config) network(l *loader, groups has) network {
+	m := &mila{cfg: cfg}
 	e := cfg.EmbedDim
 	m.conv1 = l.convBN("patch_embed.conv1", e/2, cfg.InChans, 3)
 	m.conv20 = l.convBN("patch_embed.conv2.0", e/2, e/2, 3)
@@ -178,17 +196,17 @@ func New(cfg Config, w Weights, opts ...Option) (*Model, error) {
 	if groups["head"] {
 		m.head = l.linear("head", cfg.NumClasses, last, true, nil)
 	}
-	if l.err != nil {
-		return nil, l.err
-	}
-	m.pool = newPool(o.threads)
-	// Workers know only the pool, so a dropped model is collected and ends them.
-	runtime.AddCleanup(m, (*pool).close, m.pool)
-	return m, nil
+	return m
 }
 
-// Config returns the model's configuration.
-func (m *Model) Config() Config { return m.cfg }
+// Architecture returns the model's configuration.
+func (m *Model) Architecture() Architecture { return m.arch }
+
+// Config returns the configuration of a MILA; the zero value for others.
+func (m *Model) Config() Config {
+	cfg, _ := m.arch.(Config)
+	return cfg
+}
 
 // Level returns the instruction-set level that the model runs at.
 func (m *Model) Level() kernels.Level { return m.level }
@@ -207,9 +225,9 @@ func (m *Model) HasPooled() bool { return m.groups["norm"] }
 // checkpoint lacks; feature maps are available if there are none.
 func (m *Model) MissingFeatureNorms() []string {
 	var out []string
-	for i := range m.stages {
-		if name := "norm" + strconv.Itoa(i); !m.groups[name] {
-			out = append(out, name)
+	for i, f := range m.net.channels() {
+		if !f.normed {
+			out = append(out, "norm"+strconv.Itoa(i))
 		}
 	}
 	return out
@@ -217,11 +235,18 @@ func (m *Model) MissingFeatureNorms() []string {
 
 // loader reads, folds and packs parameters. It remembers the first error, so
 // that the code above reads as a list.
+//
+// A loader that declares reads nothing: it collects the parameters that it is asked
+// for, and returns them without values.
 type loader struct {
 	w     Weights
 	level kernels.Level
 	raw   []float32 // reused for weights, which live on only in packed form
 	err   error
+
+	declares bool
+	specs    []TensorSpec
+	group    string // of the parameters that follow; see TensorSpec
 }
 
 func (l *loader) read(name string, dst []float32) {

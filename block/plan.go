@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync/atomic"
+
+	"github.com/mila-go/mila/kernels"
 )
 
 // Output receives the results of a forward pass. Nil slices are not wanted and
@@ -31,6 +32,7 @@ type Plan struct {
 
 	model       *Model
 	batch, h, w int
+	outputs     []featureMap
 	maps        [][2]int // rows and columns of each stage's tokens
 	steps       []step
 	arena       []float32
@@ -67,41 +69,18 @@ func (p *Plan) f(b buffer) []float32 { return p.arena[b.off : b.off+b.n : b.off+
 // official classification model. A model with an absolute position embedding
 // runs at its own size only.
 func (m *Model) Plan(batch, h, w int) (*Plan, error) {
-	if err := checkSize(&m.cfg, batch, h, w); err != nil {
+	if batch < 1 || h < 1 || w < 1 {
+		return nil, fmt.Errorf("block: a batch of %d images of %d x %d; each must be at least 1", batch, h, w)
+	}
+	if err := m.net.check(batch, h, w); err != nil {
 		return nil, err
 	}
-	b := &planner{Plan: &Plan{model: m, batch: batch, h: h, w: w}}
-	m.plan(b)
+	b := &planner{Plan: &Plan{model: m, outputs: m.net.channels(), batch: batch, h: h, w: w}, level: m.level, threads: m.pool.n}
+	m.net.plan(b)
 	p := b.Plan
 	p.arena = make([]float32, b.arenaLen)
 	p.scratch = make([]float32, p.perWorker*m.pool.n)
 	return p, nil
-}
-
-// checkSize says what is wrong with a batch of images for a model, if anything.
-// Its bound on the size keeps every index within 31 bits.
-func checkSize(cfg *Config, batch, h, w int) error {
-	if batch < 1 || h < 1 || w < 1 {
-		return fmt.Errorf("block: a batch of %d images of %d x %d; each must be at least 1", batch, h, w)
-	}
-	if cfg.APE && (h != cfg.ImgSize || w != cfg.ImgSize) {
-		return fmt.Errorf("block: this model has an absolute position embedding and runs only at its own size %d x %d, not %d x %d; resize the image", cfg.ImgSize, cfg.ImgSize, h, w)
-	}
-	// An upper bound of what lives together, in each stage and in the stem.
-	th, tw, n := ceilDiv(h, 4), ceilDiv(w, 4), float64(batch)
-	e := float64(cfg.EmbedDim)
-	values := n * float64(th+1) * float64(tw+1) * (16*float64(cfg.InChans) + 5*e)
-	for i := range cfg.Depths {
-		c := float64(cfg.Dim(i))
-		tokens := n * float64(th+th%2) * float64(tw+tw%2)
-		state := n * kvParts * c * (c/float64(cfg.NumHeads[i]) + 1)
-		values = max(values, tokens*c*12+state, float64(th+tw)*c/2)
-		th, tw = ceilDiv(th, 2), ceilDiv(tw, 2)
-	}
-	if values > math.MaxInt32 {
-		return fmt.Errorf("block: %d images of %d x %d need about %.0f GiB of buffers, more than the limit of 8; use a smaller batch or image", batch, h, w, values*4/(1<<30))
-	}
-	return nil
 }
 
 // FeatureSize returns the rows and columns of stage i's feature map.
@@ -153,9 +132,11 @@ func (p *Plan) release() { p.src, p.dst = nil, nil }
 
 func (p *Plan) check(dst *Output, src []float32) error {
 	m := p.model
-	if want := p.batch * m.cfg.InChans * p.h * p.w; len(src) != want {
-		return fmt.Errorf("block: the input has %d values, a batch of %d images of %d x %d x %d needs %d", len(src), p.batch, m.cfg.InChans, p.h, p.w, want)
+	chans, _ := m.arch.Image()
+	if want := p.batch * chans * p.h * p.w; len(src) != want {
+		return fmt.Errorf("block: the input has %d values, a batch of %d images of %d x %d x %d needs %d", len(src), p.batch, chans, p.h, p.w, want)
 	}
+	maps := p.outputs
 	if dst == nil {
 		return errors.New("block: no output was given")
 	}
@@ -163,7 +144,7 @@ func (p *Plan) check(dst *Output, src []float32) error {
 		if !m.HasHead() {
 			return errors.New("block: the checkpoint has no classification head (head.weight), so there are no logits; ask for pooled or feature maps")
 		}
-		if want := p.batch * m.cfg.NumClasses; len(dst.Logits) != want {
+		if want := p.batch * m.arch.Classes(); len(dst.Logits) != want {
 			return fmt.Errorf("block: Logits has %d values, needs %d", len(dst.Logits), want)
 		}
 	}
@@ -171,22 +152,22 @@ func (p *Plan) check(dst *Output, src []float32) error {
 		if !m.HasPooled() {
 			return errors.New("block: the checkpoint has no final norm (norm.weight), so there is no pooled output; ask for feature maps")
 		}
-		if want := p.batch * m.cfg.Dim(len(m.stages)-1); len(dst.Pooled) != want {
+		if want := p.batch * maps[len(maps)-1].channels; len(dst.Pooled) != want {
 			return fmt.Errorf("block: Pooled has %d values, needs %d", len(dst.Pooled), want)
 		}
 	}
 	if dst.Features != nil {
-		if len(dst.Features) != len(m.stages) {
-			return fmt.Errorf("block: Features has %d maps, the model %d stages", len(dst.Features), len(m.stages))
+		if len(dst.Features) != len(maps) {
+			return fmt.Errorf("block: Features has %d maps, the model %d stages", len(dst.Features), len(maps))
 		}
 		for i, f := range dst.Features {
 			if f == nil {
 				continue
 			}
-			if m.stages[i].norm.gamma == nil {
+			if !maps[i].normed {
 				return fmt.Errorf("block: the checkpoint has no norm%d, which feature map %d needs; use the weights of a detection or segmentation backbone", i, i)
 			}
-			if want := p.batch * m.cfg.Dim(i) * p.maps[i][0] * p.maps[i][1]; len(f) != want {
+			if want := p.batch * maps[i].channels * p.maps[i][0] * p.maps[i][1]; len(f) != want {
 				return fmt.Errorf("block: Features[%d] has %d values, needs %d", i, len(f), want)
 			}
 		}
@@ -198,6 +179,9 @@ func (p *Plan) check(dst *Output, src []float32) error {
 // the step that writes, free after the last that reads) and appends steps.
 type planner struct {
 	*Plan
+	level    kernels.Level
+	threads  int
+	macs     int64    // of all that is planned
 	free     []buffer // sorted by offset, never adjacent
 	arenaLen int
 }

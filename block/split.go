@@ -35,7 +35,7 @@ func (c bands) of(task int) (image, r0, r1 int) {
 // as many as balance the threads.
 func (b *planner) bands(h, w int) bands {
 	const most = 512 // tokens
-	threads := b.model.pool.n
+	threads := b.threads
 	n := ceilDiv(h, max(1, most/w))
 	if tasks := b.batch * n; tasks < 4*threads && tasks%threads != 0 {
 		n = ceilDiv(ceilDiv(tasks, threads)*threads, b.batch)
@@ -51,7 +51,7 @@ func (b *planner) byRows(h, w int) bool {
 		balance = 0.85 // of the threads' time
 		least   = 48   // tokens
 	)
-	threads := b.model.pool.n
+	threads := b.threads
 	if threads == 1 {
 		return true
 	}
@@ -85,7 +85,7 @@ func (g grid) of(task, worker int) tile {
 // tokens x channels, and for reading its weights as much as for some tokens more.
 func (b *planner) grid(h, w, cols, unit int) grid {
 	const weights = 8
-	threads := b.model.pool.n
+	threads := b.threads
 	best, least := grid{}, 0
 	for rows := 1; rows <= h; rows++ {
 		n := ceilDiv(h, rows)

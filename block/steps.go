@@ -29,11 +29,11 @@ func Steps(ctx context.Context, cfg Config, weights Weights, batch, h, w int, sr
 	if err != nil {
 		return err
 	}
-	groups, err := checkWeights(&cfg, weights)
+	groups, err := checkWeights(cfg, weights)
 	if err != nil {
 		return err
 	}
-	if err := checkSize(&cfg, batch, h, w); err != nil {
+	if err := (&mila{cfg: cfg}).check(batch, h, w); err != nil {
 		return err
 	}
 	if want := batch * cfg.InChans * h * w; len(src) != want {

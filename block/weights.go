@@ -24,11 +24,11 @@ type has map[string]bool
 // checkWeights compares a checkpoint with what the configuration needs and
 // returns the optional groups that are complete. The error names every kind of
 // trouble: missing, unexpected and misshapen tensors.
-func checkWeights(c *Config, w Weights) (has, error) {
+func checkWeights(a Architecture, w Weights) (has, error) {
 	want := map[string]bool{}
 	groups := has{}
 	var missing, shapes, unknown []string
-	specs := c.Tensors()
+	specs := a.Tensors()
 	for _, t := range specs {
 		if _, ok := w.Shape(t.Name); ok && t.Optional != "" {
 			groups[t.Optional] = true
@@ -62,8 +62,7 @@ func checkWeights(c *Config, w Weights) (has, error) {
 		}
 	}
 	if parts != nil {
-		return nil, fmt.Errorf("block: the weights do not fit the configuration (embed_dim %d, depths %v, mlp_ratio %v, in_chans %d, num_classes %d): %s; is it the right configuration for this file?",
-			c.EmbedDim, c.Depths, c.MLPRatio, c.InChans, c.NumClasses, strings.Join(parts, "; "))
+		return nil, fmt.Errorf("block: the weights do not fit the configuration (%v): %s; is it the right configuration for this file?", a, strings.Join(parts, "; "))
 	}
 	return groups, nil
 }
@@ -76,21 +75,18 @@ func abbreviate(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// Synthetic returns deterministic pseudo-random weights of c's model, for tests
+// Synthetic returns deterministic pseudo-random weights of a model, for tests
 // and for measuring speed without a checkpoint. Every value follows from the
 // tensor's name, its index and the seed (SplitMix64 seeded by FNV-1a), and its
 // scale keeps activations of deep models in range.
-func Synthetic(c Config, seed uint64) Weights { return &synthetic{c.classification(), seed} }
-
-// classification returns the parameters of the official classification model.
-func (c *Config) classification() map[string][]int {
-	m := map[string][]int{}
-	for _, t := range c.Tensors() {
-		if t.Optional == "" || t.Optional == "norm" || t.Optional == "head" {
-			m[t.Name] = t.Shape
+func Synthetic(a Architecture, seed uint64) Weights {
+	shapes := map[string][]int{}
+	for _, t := range a.Tensors() {
+		if t.classification() {
+			shapes[t.Name] = t.Shape
 		}
 	}
-	return m
+	return &synthetic{shapes, seed}
 }
 
 type synthetic struct {
