@@ -349,6 +349,7 @@ func (b *planner) feature(i int, st *stage, x tokens, h, w int) {
 // classify plans the final norm, the mean over tokens and the head.
 func (b *planner) classify(x tokens, h, w int, norm affine, head linear) {
 	p, level := b.Plan, b.level
+	b.count(head.n * head.k)
 	if norm.gamma == nil {
 		return
 	}

@@ -77,6 +77,14 @@ func (l *linear) apply(level kernels.Level, y []float32, ldy int, x []float32, l
 
 type depthwise struct{ w9, b []float32 }
 
+// from returns the weights and the bias of channels from j0 on.
+func (d *depthwise) from(j0 int) (w9, bias []float32) {
+	if d.b != nil {
+		bias = d.b[j0:]
+	}
+	return d.w9[j0:], bias
+}
+
 type affine struct{ gamma, beta []float32 }
 
 // Option changes how [New] builds a model.
@@ -164,10 +172,10 @@ func (cfg Config) network(l *loader, groups has) network {
 			p := blockName(i, j) + "."
 			n1, n2 := l.affine(p+"norm1", d), l.affine(p+"norm2", d)
 			st.blocks = append(st.blocks, milaBlock{
-				cpe1: l.depthwise(p+"cpe1", d),
-				dwc:  l.depthwise(p+"dwc", d),
-				lepe: l.depthwise(p+"attn.lepe", d),
-				cpe2: l.depthwise(p+"cpe2", d),
+				cpe1: l.depthwise(p+"cpe1", d, true),
+				dwc:  l.depthwise(p+"dwc", d, true),
+				lepe: l.depthwise(p+"attn.lepe", d, true),
+				cpe2: l.depthwise(p+"cpe2", d, true),
 				act:  l.linear(p+"act_proj", d, d, true, &n1),
 				in:   l.linear(p+"in_proj", d, d, true, &n1),
 				qk:   l.linear(p+"attn.qk", 2*d, d, cfg.QKVBias, nil),
@@ -180,7 +188,7 @@ func (cfg Config) network(l *loader, groups has) network {
 			p := downsampleName(i) + ".conv."
 			st.down = &downsample{
 				expand: l.linear(p+"0.conv", 8*d, d, true, nil),
-				dw:     l.depthwise(p+"1.conv", 8*d),
+				dw:     l.depthwise(p+"1.conv", 8*d, true),
 				reduce: l.convBN(p+"2", 2*d, 8*d, 1),
 			}
 		}
@@ -257,7 +265,27 @@ func (l *loader) read(name string, dst []float32) {
 	}
 }
 
+// declare notes a parameter, where the loader declares.
+func (l *loader) declare(name string, shape ...int) {
+	if l.declares {
+		l.specs = append(l.specs, TensorSpec{name, shape, l.group})
+	}
+}
+
+// vector reads a parameter that is used as it is.
+func (l *loader) vector(name string, shape ...int) []float32 {
+	l.declare(name, shape...)
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return l.tensor(name, n)
+}
+
 func (l *loader) tensor(name string, n int) []float32 {
+	if l.declares {
+		return nil
+	}
 	x := make([]float32, n)
 	l.read(name, x)
 	return x
@@ -272,12 +300,20 @@ func (l *loader) scratch(name string, n int) []float32 {
 }
 
 func (l *loader) affine(name string, n int) affine {
-	return affine{l.tensor(name+".weight", n), l.tensor(name+".bias", n)}
+	return affine{l.vector(name+".weight", n), l.vector(name+".bias", n)}
 }
 
-func (l *loader) depthwise(name string, ch int) depthwise {
-	d := depthwise{w9: make([]float32, 9*ch), b: l.tensor(name+".bias", ch)}
-	kernels.PackDW3x3(d.w9, l.scratch(name+".weight", 9*ch), ch)
+// depthwise loads a depthwise 3x3 convolution.
+func (l *loader) depthwise(name string, ch int, bias bool) depthwise {
+	l.declare(name+".weight", ch, 1, 3, 3)
+	var d depthwise
+	if bias {
+		d.b = l.vector(name+".bias", ch)
+	}
+	if !l.declares {
+		d.w9 = make([]float32, 9*ch)
+		kernels.PackDW3x3(d.w9, l.scratch(name+".weight", 9*ch), ch)
+	}
 	return d
 }
 
@@ -290,22 +326,61 @@ func (l *loader) pack(w []float32, n, k int) []float32 {
 // linear loads a linear layer (or 1x1 convolution). The affine map of a
 // LayerNorm before it is folded in: W (γ⊙u + β) + b = (W diag γ) u + (W β + b).
 func (l *loader) linear(name string, n, k int, bias bool, norm *affine) linear {
-	w := l.scratch(name+".weight", n*k)
+	l.declare(name+".weight", n, k)
 	var b []float32
 	if bias {
-		b = l.tensor(name+".bias", n)
+		b = l.vector(name+".bias", n)
 	}
+	if l.declares {
+		return linear{n: n, k: k}
+	}
+	w := l.scratch(name+".weight", n*k)
 	if norm != nil {
-		for j := range n {
-			row, acc := w[j*k:(j+1)*k], float64(b[j])
-			for p, v := range row {
-				acc += float64(v) * float64(norm.beta[p])
-				row[p] = float32(float64(v) * float64(norm.gamma[p]))
-			}
-			b[j] = float32(acc)
+		if b == nil {
+			b = make([]float32, n)
 		}
+		foldNorm(w, b, norm)
 	}
 	return linear{w: l.pack(w, n, k), b: b, n: n, k: k}
+}
+
+// foldNorm multiplies the columns of w by the norm's γ and adds W β to b.
+func foldNorm(w, b []float32, norm *affine) {
+	k := len(norm.gamma)
+	for j := range b {
+		row, acc := w[j*k:(j+1)*k], float64(b[j])
+		for p, v := range row {
+			acc += float64(v) * float64(norm.beta[p])
+			row[p] = float32(float64(v) * float64(norm.gamma[p]))
+		}
+		b[j] = float32(acc)
+	}
+}
+
+// conv loads a dense convolution of ks x ks.
+func (l *loader) conv(name string, co, ci, ks int, bias bool) linear {
+	l.declare(name+".weight", co, ci, ks, ks)
+	c := linear{n: co, k: ci * ks * ks}
+	if bias {
+		c.b = l.vector(name+".bias", co)
+	}
+	if !l.declares {
+		c.w = make([]float32, kernels.PackedLen(l.level, co, c.k))
+		kernels.PackConv(l.level, c.w, l.scratch(name+".weight", co*c.k), co, ci, ks, ks)
+	}
+	return c
+}
+
+// classifier loads the final norm and the head, which a checkpoint may lack.
+func (l *loader) classifier(groups has, norm, head string, classes, dim int) (n affine, h linear) {
+	if l.group = "norm"; groups["norm"] {
+		n = l.affine(norm, dim)
+	}
+	if l.group = "head"; groups["head"] {
+		h = l.linear(head, classes, dim, true, nil)
+	}
+	l.group = ""
+	return n, h
 }
 
 // convBN loads a convolution and folds the BatchNorm after it in. The official

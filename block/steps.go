@@ -120,7 +120,7 @@ func (s *stepper) add(a, b []float32) []float32 {
 
 // dw is a depthwise convolution with bias of all images.
 func (s *stepper) dw(name string, x []float32, h, w, c, stride int) []float32 {
-	d := s.depthwise(name, c)
+	d := s.depthwise(name, c, true)
 	oh, ow := ceilDiv(h, stride), ceilDiv(w, stride)
 	y := make([]float32, s.batch*oh*ow*c)
 	for i := range s.batch {

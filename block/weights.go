@@ -40,7 +40,7 @@ func checkWeights(a Architecture, w Weights) (has, error) {
 		switch {
 		case !ok && (t.Optional == "" || groups[t.Optional]):
 			missing = append(missing, t.Name)
-		case ok && !slices.Equal(s, t.Shape):
+		case ok && !slices.Equal(s, t.Shape) && !slices.Equal(s, append(slices.Clip(t.Shape), 1, 1)): // linear layers may have been kept as 1x1 convolutions
 			shapes = append(shapes, fmt.Sprintf("%s is %v, the configuration needs %v", t.Name, s, t.Shape))
 		}
 	}

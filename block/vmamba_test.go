@@ -1,0 +1,93 @@
+package block
+
+import (
+	"fmt"
+	"testing"
+)
+
+func TestVMamba(t *testing.T) {
+	for _, c := range []VMamba{
+		{EmbedDim: 40, Depths: []int{1, 2, 1, 1}, StateDim: 1, SSMRatio: 1, NumClasses: 7},
+		{EmbedDim: 24, Depths: []int{1, 1, 2, 1}, StateDim: 5, SSMRatio: 1.5, NumClasses: 7, Vanilla: true},
+	} {
+		compareNaive(t, c, 64, 96, func(n naive, x []float64, h, w int) []float64 { return naiveVMamba(n, c, x, h, w) })
+	}
+}
+
+func naiveVMamba(n naive, c VMamba, x []float64, h, w int) []float64 {
+	if c.Vanilla {
+		x, h, w = n.conv("patch_embed.0", x, h, w, 3, 4, 0, 1)
+		x = n.layerNorm("patch_embed.2", x, c.EmbedDim, normEps)
+	} else {
+		x, h, w = n.conv("patch_embed.0", x, h, w, 3, 2, 1, 1)
+		x = each(n.layerNorm("patch_embed.2", x, c.EmbedDim/2, normEps), gelu)
+		x, h, w = n.conv("patch_embed.5", x, h, w, c.EmbedDim/2, 2, 1, 1)
+		x = n.layerNorm("patch_embed.7", x, c.EmbedDim, normEps)
+	}
+	for i, depth := range c.Depths {
+		d := c.EmbedDim << i
+		for j := range depth {
+			p := fmt.Sprintf("layers.%d.blocks.%d.", i, j)
+			x = add(x, naiveSS2D(n, c, p, n.layerNorm(p+"norm", x, d, normEps), h, w, d))
+			if !c.Vanilla {
+				x = add(x, n.mlp(p+"mlp", n.layerNorm(p+"norm2", x, d, normEps), d))
+			}
+		}
+		p := fmt.Sprintf("layers.%d.downsample.", i)
+		switch {
+		case i == 3:
+		case c.Vanilla:
+			var merged []float64
+			for r := 0; r < h; r += 2 {
+				for s := 0; s < w; s += 2 {
+					for _, at := range [][2]int{{r, s}, {r + 1, s}, {r, s + 1}, {r + 1, s + 1}} {
+						t := at[0]*w + at[1]
+						merged = append(merged, x[t*d:(t+1)*d]...)
+					}
+				}
+			}
+			x = n.linear(p+"reduction", n.layerNorm(p+"norm", merged, 4*d, normEps), 4*d)
+			h, w = h/2, w/2
+		default:
+			x, h, w = n.conv(p+"1", x, h, w, d, 2, 1, 1)
+			x = n.layerNorm(p+"3", x, 2*d, normEps)
+		}
+	}
+	d := c.EmbedDim << 3
+	return n.linear("classifier.head", mean(n.layerNorm("classifier.norm", x, d, normEps), d), d)
+}
+
+func naiveSS2D(n naive, c VMamba, p string, x []float64, h, w, d int) []float64 {
+	e, states, rank := int(c.SSMRatio*float64(d)), c.StateDim, ceilDiv(d, 16)
+	xz := n.linear(p+"op.in_proj", x, d)
+	u, z := xz, []float64(nil)
+	if c.Vanilla {
+		u, z = columns(xz, 2*e, 0, e), each(columns(xz, 2*e, e, 2*e), silu)
+	}
+	u, _, _ = n.conv(p+"op.conv2d", u, h, w, e, 1, 1, e)
+	u = each(u, silu)
+	var orders [4][]int
+	for i := range h * w {
+		orders[0] = append(orders[0], i)
+		orders[1] = append(orders[1], i%h*w+i/h)
+	}
+	for k := range 2 {
+		for i := range orders[k] {
+			orders[k+2] = append(orders[k+2], orders[k][h*w-1-i])
+		}
+	}
+	y := make([]float64, h*w*e)
+	width := rank + 2*states
+	for k, order := range orders {
+		proj := product(u, n.get(p + "op.x_proj_weight")[k*width*e:(k+1)*width*e], nil, e)
+		delta := product(columns(proj, width, 0, rank), n.get(p + "op.dt_projs_weight")[k*e*rank:(k+1)*e*rank], nil, rank)
+		a := each(n.get(p + "op.A_logs")[k*e*states:(k+1)*e*states], negExp)
+		y = add(y, scan(u, delta, n.get(p + "op.dt_projs_bias")[k*e:(k+1)*e], a, columns(proj, width, rank, rank+states), columns(proj, width, rank+states, width),
+			n.get(p + "op.Ds")[k*e:(k+1)*e], states, order))
+	}
+	y = n.layerNorm(p+"op.out_norm", y, e, normEps)
+	if z != nil {
+		y = mul(y, z)
+	}
+	return n.linear(p+"op.out_proj", y, e)
+}
