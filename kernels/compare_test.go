@@ -291,6 +291,9 @@ func (e *testEnv) rows(rows, c int) {
 		ref.LayerNorm(want, ld, x, ld, rows, c, gamma, beta, 1e-5)
 		kernels.LayerNorm(e.level, y, ld, x, ld, rows, c, gamma, beta, 1e-5)
 		e.near("layernorm", y, want, 5e-6)
+		ref.RMSNorm(want, ld, x, ld, rows, c, gamma, 1e-5)
+		kernels.RMSNorm(e.level, y, ld, x, ld, rows, c, gamma, 1e-5)
+		e.near("rmsnorm", y, want, 2e-6)
 	}
 	a, b := e.random(n), e.random(n)
 	out, wout := e.alloc(n), make([]float32, n)

@@ -249,8 +249,9 @@ func dwpixels(l Level, y, x, w9, bias []float32, s DWShape) {
 	}
 }
 
-// layerNormVector is ref.LayerNorm at level AVX2 or AVX512, in float32.
-func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32) {
+// layerNormVector is ref.LayerNorm (centre 1) or ref.RMSNorm (centre 0) at level
+// AVX2 or AVX512, in float32.
+func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32, centre int) {
 	var g, b *float32
 	if gamma != nil {
 		g = &gamma[0]
@@ -262,9 +263,9 @@ func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c in
 	for r := 0; r < rows; r += chunk {
 		n := min(chunk, rows-r)
 		if l == AVX512 {
-			amd64.LayerNormAVX512(&y[r*ldy], ldy, &x[r*ldx], ldx, n, c, g, b, eps)
+			amd64.LayerNormAVX512(&y[r*ldy], ldy, &x[r*ldx], ldx, n, c, g, b, eps, centre)
 		} else {
-			amd64.LayerNormAVX2(&y[r*ldy], ldy, &x[r*ldx], ldx, n, c, g, b, eps)
+			amd64.LayerNormAVX2(&y[r*ldy], ldy, &x[r*ldx], ldx, n, c, g, b, eps, centre)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func dwconvVector(Level, []float32, []float32, []float32, []float32, DWShape, ge
 	panic("kernels: no assembly in this build")
 }
 
-func layerNormVector(Level, []float32, int, []float32, int, int, int, []float32, []float32, float32) {
+func layerNormVector(Level, []float32, int, []float32, int, int, int, []float32, []float32, float32, int) {
 	panic("kernels: no assembly in this build")
 }
 

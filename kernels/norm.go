@@ -23,10 +23,34 @@ func LayerNorm(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gam
 	switch l {
 	case AVX2, AVX512:
 		if c > 0 {
-			layerNormVector(l, y, ldy, x, ldx, rows, c, gamma, beta, eps)
+			layerNormVector(l, y, ldy, x, ldx, rows, c, gamma, beta, eps, 1)
 		}
 	default:
 		ref.LayerNorm(y, ldy, x, ldx, rows, c, gamma, beta, eps)
+	}
+}
+
+// RMSNorm divides each row of c elements by the root of its mean square,
+//
+//	y = x / sqrt(mean(x²) + eps) * gamma
+//
+// gamma, of c elements, may be nil. y may be x. Equation 4 of arXiv 1910.07467.
+func RMSNorm(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma []float32, eps float32) {
+	const op = "RMSNorm"
+	l = l.resolve(op)
+	checkDims(op, rows, c)
+	checkMatrix(op, "y", y, ldy, rows, c)
+	checkMatrix(op, "x", x, ldx, rows, c)
+	if gamma != nil {
+		checkLen(op, "gamma", gamma, c)
+	}
+	switch l {
+	case AVX2, AVX512:
+		if c > 0 {
+			layerNormVector(l, y, ldy, x, ldx, rows, c, gamma, nil, eps, 0)
+		}
+	default:
+		ref.RMSNorm(y, ldy, x, ldx, rows, c, gamma, eps)
 	}
 }
 

@@ -14,12 +14,12 @@ func Operations(l Level) []Operation {
 	rows, functions := plain, plain
 	if l != Generic {
 		fast = l.String() + " assembly"
-		heads = fast + " products, Go rotation (heads up to 64 channels)"
+		heads = fast + " (heads up to 64 channels)"
 		rows, functions = fast, fast
 	}
 	return []Operation{
 		{"Gemm", fast}, {"Conv2D", fast}, {"DWConv3x3, Residual, AddMul", fast},
-		{"LinAttnKV, LinAttnReadout", heads}, {"LayerNorm", rows}, {"Activate, Exp, Erf, Sigmoid", functions},
-		{"RoPE2D", plain}, {"MeanRows", plain}, {"Softmax", plain}, {"ScaleShift, Add, Mul", plain},
+		{"LinAttnKV, LinAttnReadout", heads}, {"LayerNorm, RMSNorm, Add, Mul", rows}, {"Activate, Exp, Erf, Sigmoid", functions},
+		{"RoPE2D", plain}, {"MeanRows", plain}, {"Softmax", plain}, {"ScaleShift", plain},
 	}
 }

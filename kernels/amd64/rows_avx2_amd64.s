@@ -5,8 +5,8 @@
 #include "textflag.h"
 
 
-// func LayerNormAVX2(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)
-TEXT ·LayerNormAVX2(SB), 0, $128-68
+// func LayerNormAVX2(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32, centre int)
+TEXT ·LayerNormAVX2(SB), 0, $128-80
 	MOVQ y+0(FP), DI
 	MOVQ ldy+8(FP), R8
 	SHLQ $2, R8
@@ -28,6 +28,9 @@ TEXT ·LayerNormAVX2(SB), 0, $128-68
 row:
 	SUBQ $1, R10
 	JLT end
+	VXORPS Y2, Y2, Y2
+	CMPQ centre+72(FP), $0
+	JEQ centred
 	VXORPS X0, X0, X0
 	XORQ AX, AX
 	MOVQ c+40(FP), CX
@@ -52,6 +55,7 @@ sumend:
 	VADDSS X1, X0, X0
 	VDIVSS X4, X0, X0
 	VBROADCASTSS X0, Y2
+centred:
 	VXORPS X0, X0, X0
 	XORQ AX, AX
 	MOVQ c+40(FP), CX

@@ -99,15 +99,16 @@ func DWConvAVX2(y, x, w, bias *float32, ldrow, ldpix, ldx, ldy, ldw, ch, n, rows
 //
 //	y[r] = (x[r] - mean(x[r])) / sqrt(var(x[r]) + eps) * gamma + beta
 //
-// gamma and beta may be nil; y may be x.
+// gamma and beta may be nil; y may be x. With centre 0 the mean counts as 0, with 1
+// it is taken.
 //
 //go:noescape
-func LayerNormAVX512(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)
+func LayerNormAVX512(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32, centre int)
 
 // LayerNormAVX2 is [LayerNormAVX512] with 8 elements in a vector.
 //
 //go:noescape
-func LayerNormAVX2(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)
+func LayerNormAVX2(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32, centre int)
 
 // OuterSumAVX512 adds outer products of keys and values, at least one token,
 // cols <= 32:

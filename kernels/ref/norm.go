@@ -31,6 +31,26 @@ func LayerNorm(y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta 
 	}
 }
 
+// RMSNorm sets each row of c elements to x / sqrt(mean(x²) + eps) and then, where
+// it is not nil, multiplies by gamma.
+func RMSNorm(y []float32, ldy int, x []float32, ldx, rows, c int, gamma []float32, eps float32) {
+	for r := range rows {
+		xr, yr := x[r*ldx:r*ldx+c], y[r*ldy:r*ldy+c]
+		sum := 0.0
+		for _, v := range xr {
+			sum += float64(v) * float64(v)
+		}
+		inv := 1 / math.Sqrt(sum/float64(c)+float64(eps))
+		for i, v := range xr {
+			t := float64(v) * inv
+			if gamma != nil {
+				t *= float64(gamma[i])
+			}
+			yr[i] = float32(t)
+		}
+	}
+}
+
 // ScaleShift sets each row of c elements to x * scale + shift: BatchNorm at
 // inference once [FoldBatchNorm] has made scale and shift.
 func ScaleShift(y, x, scale, shift []float32, rows, c int) {

@@ -135,6 +135,7 @@ func (g *gen) constants() *constants {
 	c.bits("sign", 0x80000000)
 	c.bits("abs", 0x7fffffff)
 	c.bits("bias127", 127)
+	g.scanConstants(c)
 	return c
 }
 

@@ -173,14 +173,15 @@ func (g *gen) dwbody(rows, taps int, suffix string) {
 //
 //	for r := range rows { y[r] = (x[r] - mean(x[r])) / sqrt(var(x[r]) + eps) }
 //
-// then times gamma plus beta where they are not nil. Mean and variance are two
+// then times gamma plus beta where they are not nil; without centre the mean
+// counts as 0, which is RMSNorm. Mean and variance are two
 // passes over the row, which lies in the L1 cache. Registers: SI DI the rows,
 // R8 R9 their distances, R10 rows left, AX offset, CX elements left; V0 V1 sums,
 // V2 mean, V3 1/sqrt, V4 1/c; R11 R12 gamma, beta; K1 (V15) the tail's mask.
 func (g *gen) layernorm() {
 	lanes := g.vb / 4
-	g.p("// func LayerNorm%s(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32)", g.name)
-	g.p("TEXT ·LayerNorm%s(SB), 0, $128-68", g.name)
+	g.p("// func LayerNorm%s(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32, centre int)", g.name)
+	g.p("TEXT ·LayerNorm%s(SB), 0, $128-80", g.name)
 	g.op("MOVQ y+0(FP), DI")
 	g.op("MOVQ ldy+8(FP), R8")
 	g.op("SHLQ $2, R8")
@@ -221,11 +222,15 @@ func (g *gen) layernorm() {
 	g.p("row:")
 	g.op("SUBQ $1, R10")
 	g.op("JLT end")
+	g.op("VXORPS %s, %s, %s", g.v(2), g.v(2), g.v(2))
+	g.op("CMPQ centre+72(FP), $0")
+	g.op("JEQ centred")
 	g.op("VXORPS X0, X0, X0")
 	loop("sum", func() { g.op("VADDPS (SI)(AX*1), %s, %s", g.v(0), g.v(0)) },
 		func() { load("(SI)(AX*1)", 1); g.op("VADDPS %s, %s, %s", g.v(1), g.v(0), g.v(0)) })
 	mean()
 	g.op("VBROADCASTSS X0, %s", g.v(2))
+	g.p("centred:")
 	g.op("VXORPS X0, X0, X0")
 	loop("dev", func() {
 		g.op("VMOVUPS (SI)(AX*1), %s", g.v(1))
