@@ -336,24 +336,29 @@ func (l *loader) linear(name string, n, k int, bias bool, norm *affine) linear {
 	}
 	w := l.scratch(name+".weight", n*k)
 	if norm != nil {
-		if b == nil {
+		if b == nil && norm.beta != nil {
 			b = make([]float32, n)
 		}
-		foldNorm(w, b, norm)
+		foldNorm(w, b, n, norm)
 	}
 	return linear{w: l.pack(w, n, k), b: b, n: n, k: k}
 }
 
-// foldNorm multiplies the columns of w by the norm's γ and adds W β to b.
-func foldNorm(w, b []float32, norm *affine) {
+// foldNorm multiplies the columns of w, n rows, by the norm's γ and adds W β to b,
+// where the norm has a β.
+func foldNorm(w, b []float32, n int, norm *affine) {
 	k := len(norm.gamma)
-	for j := range b {
-		row, acc := w[j*k:(j+1)*k], float64(b[j])
+	for j := range n {
+		row, acc := w[j*k:(j+1)*k], 0.0
 		for p, v := range row {
-			acc += float64(v) * float64(norm.beta[p])
+			if norm.beta != nil {
+				acc += float64(v) * float64(norm.beta[p])
+			}
 			row[p] = float32(float64(v) * float64(norm.gamma[p]))
 		}
-		b[j] = float32(acc)
+		if norm.beta != nil {
+			b[j] = float32(float64(b[j]) + acc)
+		}
 	}
 }
 

@@ -346,3 +346,24 @@ func TestOfficialConfigs(t *testing.T) {
 		}
 	}
 }
+
+func TestMambaAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Log("not measured under the race detector, which allocates itself")
+		return
+	}
+	cfg := block.Mamba130M()
+	cfg.VocabSize, cfg.HiddenSize, cfg.Layers = 50, 40, 3
+	m, err := block.NewMamba(cfg, block.Synthetic(cfg, 1), block.WithThreads(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, logits, token := m.NewStream(), make([]float32, cfg.VocabSize), []int{3}
+	if n := testing.AllocsPerRun(10, func() {
+		if err := s.Forward(context.Background(), logits, token); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations a token", n)
+	}
+}

@@ -31,6 +31,7 @@ type Plan struct {
 	Tap Tap
 
 	model       *Model
+	pool        *pool
 	batch, h, w int
 	outputs     []featureMap
 	maps        [][2]int // rows and columns of each stage's tokens
@@ -75,12 +76,22 @@ func (m *Model) Plan(batch, h, w int) (*Plan, error) {
 	if err := m.net.check(batch, h, w); err != nil {
 		return nil, err
 	}
-	b := &planner{Plan: &Plan{model: m, outputs: m.net.channels(), batch: batch, h: h, w: w}, level: m.level, threads: m.pool.n}
+	b := newPlanner(m.level, m.pool, batch, h, w)
+	b.model, b.outputs = m, m.net.channels()
 	m.net.plan(b)
+	return b.finish(), nil
+}
+
+func newPlanner(level kernels.Level, pool *pool, batch, h, w int) *planner {
+	return &planner{Plan: &Plan{pool: pool, batch: batch, h: h, w: w}, level: level, threads: pool.n}
+}
+
+// finish allocates the buffers.
+func (b *planner) finish() *Plan {
 	p := b.Plan
 	p.arena = make([]float32, b.arenaLen)
-	p.scratch = make([]float32, p.perWorker*m.pool.n)
-	return p, nil
+	p.scratch = make([]float32, p.perWorker*b.threads)
+	return p
 }
 
 // FeatureSize returns the rows and columns of stage i's feature map.
@@ -104,7 +115,12 @@ func (p *Plan) Forward(ctx context.Context, dst *Output, src []float32) error {
 	}
 	p.src, p.dst = src, dst
 	defer p.release()
-	pl := p.model.pool
+	return p.run(ctx)
+}
+
+// run runs the steps, on the pool's workers unless others are using them.
+func (p *Plan) run(ctx context.Context) error {
+	pl := p.pool
 	owned := pl.n > 1 && pl.busy.TryLock()
 	if owned {
 		defer pl.busy.Unlock()

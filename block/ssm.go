@@ -51,9 +51,10 @@ type scanPass struct {
 }
 
 // scans plans y = Σ over the passes of SiLU(z) ⊙ scan(u), for e channels of l
-// tokens; z, from column offset on, may be absent. The discretised state matrix of
-// Mamba, equation 10 of arXiv 2405.16605.
-func (b *planner) scans(y tokens, e, l int, z *tokens, offset int, passes ...scanPass) {
+// tokens; z, from column offset on, may be absent. Equation 10 of arXiv 2405.16605.
+// With state, of one sequence and one pass, scans go on from it and leave theirs,
+// (N, channels) for each chunk; nil states begin at 0.
+func (b *planner) scans(y tokens, e, l int, z *tokens, offset int, state []float32, passes ...scanPass) {
 	p, level := b.Plan, b.level
 	chunks := ceilDiv(e, scanChunk)
 	most := 0
@@ -70,15 +71,19 @@ func (b *planner) scans(y tokens, e, l int, z *tokens, offset int, passes ...sca
 		for k := range passes {
 			s := &passes[k]
 			proj := p.image(s.proj, i)[s.offset:]
-			delta, state := scratch[:l*ch], scratch[l*scanChunk:l*scanChunk+s.n*ch]
-			clear(state)
+			delta, h := scratch[:l*ch], scratch[l*scanChunk:l*scanChunk+s.n*ch]
+			if state != nil {
+				h = state[c0*s.n : (c0+ch)*s.n]
+			} else {
+				clear(h)
+			}
 			kernels.Gemm(level, delta, ch, proj, s.proj.ld, s.dt.w[c0*s.rank:], l, ch, s.rank, kernels.Epilogue{})
 			o := kernels.ScanOptions{DeltaBias: s.dtBias[c0:], Softplus: true, D: s.d[c0:], Add: k > 0}
 			shape := kernels.ScanShape{L: l, Ch: ch, N: s.n, Order: s.order, LdY: y.ld, LdU: s.u.ld, LdDelta: ch, LdB: s.proj.ld, LdC: s.proj.ld}
 			if z != nil {
 				o.Z, shape.LdZ = p.image(*z, i)[offset+c0:], z.ld
 			}
-			kernels.Scan(level, p.image(y, i)[c0:], state, p.image(s.u, i)[c0:], delta, s.a[chunk], proj[s.rank:], proj[s.rank+s.n:], shape, o)
+			kernels.Scan(level, p.image(y, i)[c0:], h, p.image(s.u, i)[c0:], delta, s.a[chunk], proj[s.rank:], proj[s.rank+s.n:], shape, o)
 		}
 	})
 }

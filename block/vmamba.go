@@ -241,7 +241,7 @@ func (m *vmambaNet) block(b *planner, blk *vmambaBlock, st *vmambaStage, x token
 		s := &blk.scans[k]
 		passes[k] = scanPass{s, v, proj, k * s.row(), orders[k]}
 	}
-	b.scans(y, e, l, nil, 0, passes...)
+	b.scans(y, e, l, nil, 0, nil, passes...)
 
 	normed := b.normed(y, y, w, normEps)
 	if m.cfg.Vanilla { // y = LN(y) ⊙ SiLU(z)

@@ -25,10 +25,15 @@ type has map[string]bool
 // returns the optional groups that are complete. The error names every kind of
 // trouble: missing, unexpected and misshapen tensors.
 func checkWeights(a Architecture, w Weights) (has, error) {
+	return checkTensors(a.String(), a.Tensors(), w, isBuffer)
+}
+
+// checkTensors does so for a list of parameters. ignored tells which others a
+// checkpoint may hold.
+func checkTensors(config string, specs []TensorSpec, w Weights, ignored func(name string) bool) (has, error) {
 	want := map[string]bool{}
 	groups := has{}
 	var missing, shapes, unknown []string
-	specs := a.Tensors()
 	for _, t := range specs {
 		if _, ok := w.Shape(t.Name); ok && t.Optional != "" {
 			groups[t.Optional] = true
@@ -48,7 +53,7 @@ func checkWeights(a Architecture, w Weights) (has, error) {
 		missing = append(missing, "norm.weight", "norm.bias")
 	}
 	for _, name := range w.Names() {
-		if !want[name] && !isBuffer(name) {
+		if !want[name] && !ignored(name) {
 			unknown = append(unknown, name)
 		}
 	}
@@ -62,7 +67,7 @@ func checkWeights(a Architecture, w Weights) (has, error) {
 		}
 	}
 	if parts != nil {
-		return nil, fmt.Errorf("block: the weights do not fit the configuration (%v): %s; is it the right configuration for this file?", a, strings.Join(parts, "; "))
+		return nil, fmt.Errorf("block: the weights do not fit the configuration (%s): %s; is it the right configuration for this file?", config, strings.Join(parts, "; "))
 	}
 	return groups, nil
 }
@@ -75,13 +80,14 @@ func abbreviate(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// Synthetic returns deterministic pseudo-random weights of a model, for tests
+// Synthetic returns deterministic pseudo-random weights of a model (an
+// [Architecture] or a [MambaConfig]), for tests
 // and for measuring speed without a checkpoint. Every value follows from the
 // tensor's name, its index and the seed (SplitMix64 seeded by FNV-1a), and its
 // scale keeps activations of deep models in range.
-func Synthetic(a Architecture, seed uint64) Weights {
+func Synthetic(of interface{ Tensors() []TensorSpec }, seed uint64) Weights {
 	shapes := map[string][]int{}
-	for _, t := range a.Tensors() {
+	for _, t := range of.Tensors() {
 		if t.classification() {
 			shapes[t.Name] = t.Shape
 		}

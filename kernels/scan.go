@@ -204,13 +204,11 @@ func Scan(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32, s Sca
 	if o.D != nil {
 		checkLen(op, "D", o.D, s.Ch)
 	}
-	if s.L == 0 || s.Ch == 0 {
-		return
-	}
-	switch l {
-	case AVX2, AVX512:
-		scanVector(l, y, state, u, delta, a, b, c, s, o)
-	default:
+	switch {
+	case s.L == 0 || s.Ch == 0:
+	case l == Generic || s.N == 0:
 		generic.Scan(y, state, u, delta, a.panels, a.powers, b, c, s, o)
+	default:
+		scanVector(l, y, state, u, delta, a, b, c, s, o)
 	}
 }

@@ -31,14 +31,15 @@ func flag(b bool) int {
 }
 
 // scanVector is generic.Scan at level AVX2 or AVX512. Blocks of tokens are the
-// outer loop, so that their rows stay in the caches for all channels; the vectors
-// of channels prepared once for all states are on the stack.
+// outer loop, so that their rows stay in the caches for all channels. A softplus,
+// a gate and the sums of more states than the registers hold take a detour through
+// vectors on the stack.
 func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32, s ScanShape, o ScanOptions) {
-	const panel = ref.ScanLanes
-	var work [3 * amd64.ScanTokens * panel]float32
-	vector, most := panel, amd64.ScanStatesAVX512
+	const panel, size = ref.ScanLanes, 4
+	var steps, sums [amd64.ScanTokens * panel]float32
+	vector, most := panel, 16
 	if l == AVX2 {
-		vector, most = 8, amd64.ScanStatesAVX2
+		vector, most = 8, 8
 	}
 	general := amd64.ScanGeneral
 	switch {
@@ -49,68 +50,85 @@ func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32,
 	case s.ConstC:
 		general = amd64.ScanC
 	}
-	softplus, add := flag(o.Softplus), flag(o.Add)
+	in := o.Softplus || o.DeltaBias != nil
+	out := o.Z != nil || s.N != scanPart(s.N, most, general)
+	call := amd64.ScanCall{LdDelta: size * s.LdDelta, LdStep: size * s.LdDelta, LdU: size * s.LdU, LdState: size * s.Ch,
+		LdB: size * s.LdB, LdC: size * s.LdC, LdSum: size * s.LdY, LdY: size * s.LdY, LdZ: size * s.LdZ,
+		Softplus: flag(o.Softplus), Add: flag(o.Add)}
 	for step := 0; step < s.L; step += amd64.ScanTokens {
-		tokens, token, order := min(amd64.ScanTokens, s.L-step), step, &inOrder[0]
+		token := step
+		call.Tokens, call.Order = min(amd64.ScanTokens, s.L-step), &inOrder[0]
 		if s.Order != nil {
-			token, order = 0, &s.Order[step]
+			token, call.Order = 0, &s.Order[step]
 		}
 		for p := s.Panel0; p < s.Panel1; p++ {
 			c0, channels, group := s.Panel(p)
 			for i := 0; i < channels; i += vector {
-				ch, lanes := c0+i, min(vector, channels-i)
-				scanIn(l, &work[0], &delta[token*s.LdDelta+ch], s.LdDelta, &u[token*s.LdU+ch], s.LdU, orNil(o.DeltaBias, ch), orNil(o.D, ch), order, tokens, lanes, softplus)
-				first := p*s.N*panel + i // of the panel's parameters
-				for n := 0; n < s.N; {
-					form, states := general, 1
-					switch {
-					case s.N-n >= most && general == amd64.ScanGeneral:
-						states = most
-					case s.N-n >= 4:
-						states = 4
+				ch, first := c0+i, p*s.N*panel+i // of the panel's parameters
+				call.Lanes = min(vector, channels-i)
+				call.Delta, call.U = &delta[token*s.LdDelta+ch], &u[token*s.LdU+ch]
+				call.Y = &y[token*s.LdY+ch]
+				call.Step, call.StepOrder = call.Delta, call.Order
+				if in {
+					call.Bias, call.Work = orNil(o.DeltaBias, ch), &steps[0]
+					if l == AVX512 {
+						amd64.ScanInAVX512(&call)
+					} else {
+						amd64.ScanInAVX2(&call)
 					}
-					if a.powers && general == amd64.ScanGeneral && states > 1 {
-						if form = amd64.ScanPowers; n > 0 {
-							form = amd64.ScanOn
+					call.Step, call.LdStep, call.StepOrder = &steps[0], size*vector, &inOrder[0]
+				}
+				call.Sum, call.SumOrder, call.Onto = call.Y, call.Order, call.Add
+				if out {
+					call.Sum, call.LdSum, call.SumOrder, call.Onto = &sums[0], size*vector, &inOrder[0], 0
+				}
+				call.D, call.A0 = orNil(o.D, ch), &a.panels[first]
+				for n := 0; n < s.N; n += call.States {
+					call.States, call.Form = scanPart(s.N-n, most, general), general
+					if a.powers && general == amd64.ScanGeneral && call.States > 1 {
+						if call.Form = amd64.ScanPowers; n > 0 {
+							call.Form = amd64.ScanOn
 						}
 					}
 					row := first + n*panel
-					at, from := row, row
-					if !s.ConstB {
-						at = token*s.LdB + group*s.N + n
+					call.State, call.A = &state[n*s.Ch+ch], &a.panels[row]
+					call.B = scanRow(b, s.ConstB, row, token*s.LdB+group*s.N+n)
+					call.C = scanRow(c, s.ConstC, row, token*s.LdC+group*s.N+n)
+					if l == AVX512 {
+						amd64.ScanAVX512(&call)
+					} else {
+						amd64.ScanAVX2(&call)
 					}
-					if !s.ConstC {
-						from = token*s.LdC + group*s.N + n
-					}
-					scanStates(l, &state[n*s.Ch+ch], s.Ch, &a.panels[row], &a.panels[first], &b[at], s.LdB, &c[from], s.LdC, &work[0], order, tokens, lanes, states, form)
-					n += states
+					call.D, call.Onto = nil, 1
 				}
-				scanOut(l, &y[token*s.LdY+ch], s.LdY, orNil(o.Z, token*s.LdZ+ch), s.LdZ, &work[0], order, tokens, lanes, add)
+				if out {
+					call.Z, call.Work = orNil(o.Z, token*s.LdZ+ch), &sums[0]
+					if l == AVX512 {
+						amd64.ScanOutAVX512(&call)
+					} else {
+						amd64.ScanOutAVX2(&call)
+					}
+				}
 			}
 		}
 	}
 }
 
-func scanIn(l Level, work, delta *float32, lddelta int, u *float32, ldu int, bias, d *float32, order *int32, tokens, lanes, softplus int) {
-	if l == AVX512 {
-		amd64.ScanInAVX512(work, delta, lddelta, u, ldu, bias, d, order, tokens, lanes, softplus)
-	} else {
-		amd64.ScanInAVX2(work, delta, lddelta, u, ldu, bias, d, order, tokens, lanes, softplus)
+// scanPart returns how many of n states the next pass over the tokens takes.
+func scanPart(n, most, form int) int {
+	switch {
+	case n >= most && form == amd64.ScanGeneral:
+		return most
+	case n >= 4:
+		return 4
 	}
+	return 1
 }
 
-func scanStates(l Level, state *float32, ld int, a, a0, b *float32, ldb int, c *float32, ldc int, work *float32, order *int32, tokens, lanes, states, form int) {
-	if l == AVX512 {
-		amd64.ScanAVX512(state, ld, a, a0, b, ldb, c, ldc, work, order, tokens, lanes, states, form)
-	} else {
-		amd64.ScanAVX2(state, ld, a, a0, b, ldb, c, ldc, work, order, tokens, lanes, states, form)
+// scanRow returns the address of the row of a panel, or of an element of a token.
+func scanRow(x []float32, panels bool, row, element int) *float32 {
+	if panels {
+		return &x[row]
 	}
-}
-
-func scanOut(l Level, y *float32, ldy int, z *float32, ldz int, work *float32, order *int32, tokens, lanes, add int) {
-	if l == AVX512 {
-		amd64.ScanOutAVX512(y, ldy, z, ldz, work, order, tokens, lanes, add)
-	} else {
-		amd64.ScanOutAVX2(y, ldy, z, ldz, work, order, tokens, lanes, add)
-	}
+	return &x[element]
 }
