@@ -229,6 +229,16 @@ func (m *Model) HasHead() bool { return m.groups["head"] }
 // features need.
 func (m *Model) HasPooled() bool { return m.groups["norm"] }
 
+// Channels returns those of each stage; the last is also the length of pooled
+// features.
+func (m *Model) Channels() []int {
+	var out []int
+	for _, f := range m.net.channels() {
+		out = append(out, f.channels)
+	}
+	return out
+}
+
 // MissingFeatureNorms returns the names of the feature-map norms that the
 // checkpoint lacks; feature maps are available if there are none.
 func (m *Model) MissingFeatureNorms() []string {

@@ -19,10 +19,11 @@ import (
 
 // Options changes how a model is opened. The zero value is the default.
 type Options struct {
-	ConfigPath string        // a JSON configuration that replaces the checkpoint's own
-	State      string        // "model" or "ema", for training checkpoints that hold both
-	Level      kernels.Level // instruction-set level; Auto is the best
-	Threads    int           // threads of a forward pass; 0 is GOMAXPROCS
+	Architecture string        // a name that block.Named knows; default a MILA, see ConfigPath
+	ConfigPath   string        // a JSON configuration of a MILA that replaces the checkpoint's own
+	State        string        // "model" or "ema", for training checkpoints that hold both
+	Level        kernels.Level // instruction-set level; Auto is the best
+	Threads      int           // threads of a forward pass; 0 is GOMAXPROCS
 }
 
 // Shipped returns the names of the models that are part of the module.
@@ -39,9 +40,9 @@ type Loaded struct {
 }
 
 // Open opens a model: the name of a shipped one, or the path of a .safetensors
-// or .pth file. The configuration comes from opt.ConfigPath, else from the file
-// (safetensors metadata, or the object in a training checkpoint), else from the
-// tensors' shapes. The file is unmapped before Open returns: only the packed
+// or .pth file. The configuration is that of opt.Architecture, else comes from
+// opt.ConfigPath, else from the file (safetensors metadata, or the object in a
+// training checkpoint), else from the tensors' shapes. The file is unmapped before Open returns: only the packed
 // weights stay in memory.
 func Open(name string, opt Options) (*Loaded, error) {
 	f, err := OpenCheckpoint(name, opt.State)
@@ -49,7 +50,7 @@ func Open(name string, opt Options) (*Loaded, error) {
 		return nil, err
 	}
 	defer f.Close()
-	cfg, extra, err := Describe(f, opt.ConfigPath)
+	cfg, extra, err := Describe(f, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -80,25 +81,32 @@ type Extra struct {
 	Preprocess vision.Preprocess `json:"preprocess"`
 }
 
-// Describe returns the configuration of a checkpoint, and its labels and
-// preprocessing (ImageNet's, at the model's size, where it names none).
-// configPath, if not empty, is a JSON file that takes the place of the
-// checkpoint's own configuration.
-func Describe(f *checkpoint.File, configPath string) (block.Config, Extra, error) {
-	var cfg block.Config
+// Describe returns the configuration of a checkpoint (see [Open]), and its labels
+// and preprocessing (ImageNet's, at the model's size, where it names none).
+func Describe(f *checkpoint.File, opt Options) (block.Architecture, Extra, error) {
 	var extra Extra
 	if err := checkTypes(f); err != nil {
-		return cfg, extra, err
+		return nil, extra, err
 	}
+	if opt.Architecture != "" {
+		a, ok := block.Named(opt.Architecture)
+		if !ok {
+			return nil, extra, fmt.Errorf("models: there is no architecture %q; there are %s", opt.Architecture, strings.Join(block.Names(), ", "))
+		}
+		_, size := a.Image()
+		extra.Preprocess = vision.ImageNet(size)
+		return a, extra, nil
+	}
+	var cfg block.Config
 	m, ok := f.Config()
-	if configPath != "" {
-		data, err := os.ReadFile(configPath)
+	if opt.ConfigPath != "" {
+		data, err := os.ReadFile(opt.ConfigPath)
 		if err != nil {
 			return cfg, extra, fmt.Errorf("models: %w", err)
 		}
 		m = nil // decoding into the old map would merge the two
 		if err := json.Unmarshal(data, &m); err != nil {
-			return cfg, extra, fmt.Errorf("models: %s is not a JSON object: %w", configPath, err)
+			return cfg, extra, fmt.Errorf("models: %s is not a JSON object: %w", opt.ConfigPath, err)
 		}
 		ok = true
 	}
@@ -158,15 +166,15 @@ func (l *Loaded) NewClassifier() (*Classifier, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	cfg := l.Config()
-	if p.Channels() != cfg.InChans {
-		return nil, fmt.Errorf("models: the preprocessing makes %d channels and the model takes %d", p.Channels(), cfg.InChans)
+	chans, _ := l.Architecture().Image()
+	if p.Channels() != chans {
+		return nil, fmt.Errorf("models: the preprocessing makes %d channels and the model takes %d", p.Channels(), chans)
 	}
 	plan, err := l.Plan(1, p.Crop, p.Crop)
 	if err != nil {
 		return nil, err
 	}
-	return &Classifier{Loaded: l, plan: plan, input: make([]float32, cfg.InChans*p.Crop*p.Crop), logits: make([]float32, cfg.NumClasses)}, nil
+	return &Classifier{Loaded: l, plan: plan, input: make([]float32, chans*p.Crop*p.Crop), logits: make([]float32, l.Architecture().Classes())}, nil
 }
 
 // Classify returns the probabilities of img's classes, or an error if a result

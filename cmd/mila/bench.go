@@ -24,10 +24,11 @@ two operations), and its share of the peak of multiply-adds at the same level, m
 Examples:
    mila bench --model t --threads 1
    mila bench --model nano --batch 8 --json
-   mila bench --model mila_tiny.pth --size 384`,
+   mila bench --model mila_tiny.pth --size 384
+   mila bench --model vmamba-t --threads 1`,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "model", Aliases: []string{"m"}, Value: "nano", Usage: "nano, t, s, b (with generated weights) or a checkpoint `FILE`"},
-			configFlag(), stateFlag(),
+			&cli.StringFlag{Name: "model", Aliases: []string{"m"}, Value: "nano", Usage: "nano, an architecture (with generated weights; see mila info), mamba-130m or a checkpoint `FILE`"},
+			configFlag(), archFlag(), stateFlag(),
 			&cli.IntFlag{Name: "size", Usage: "image height and width; default the model's own"},
 			&cli.IntFlag{Name: "batch", Value: 1, Usage: "images in a forward pass"},
 			&cli.DurationFlag{Name: "duration", Value: 3 * time.Second, Usage: "how long to measure"},
@@ -69,8 +70,10 @@ func benchmark(ctx context.Context, c *cli.Command, opt models.Options, stdout i
 	name := c.String("model")
 	var m *block.Model
 	var err error
-	if config, ok := named[name]; ok {
-		cfg := config()
+	if name == languageModel {
+		return benchmarkLanguage(ctx, c, opt, stdout)
+	}
+	if cfg, ok := block.Named(name); ok {
 		m, err = block.New(cfg, block.Synthetic(cfg, 1), block.WithLevel(opt.Level), block.WithThreads(opt.Threads))
 	} else {
 		var l *models.Loaded
@@ -81,10 +84,11 @@ func benchmark(ctx context.Context, c *cli.Command, opt models.Options, stdout i
 	if err != nil {
 		return err
 	}
-	cfg := m.Config()
+	cfg := m.Architecture()
+	chans, own := cfg.Image()
 	size, batch := c.Int("size"), c.Int("batch")
 	if size == 0 {
-		if size = cfg.ImgSize; size == 0 {
+		if size = own; size == 0 {
 			size = 224
 		}
 	}
@@ -92,13 +96,13 @@ func benchmark(ctx context.Context, c *cli.Command, opt models.Options, stdout i
 	if err != nil {
 		return err
 	}
-	x := make([]float32, batch*cfg.InChans*size*size)
+	x := make([]float32, batch*chans*size*size)
 	block.Generate(x, "input", 1, 0, 2)
 	dst := &block.Output{}
 	if m.HasHead() {
-		dst.Logits = make([]float32, batch*cfg.NumClasses)
-	} else if m.HasPooled() {
-		dst.Pooled = make([]float32, batch*cfg.Dim(len(cfg.Depths)-1))
+		dst.Logits = make([]float32, batch*cfg.Classes())
+	} else if channels := m.Channels(); m.HasPooled() {
+		dst.Pooled = make([]float32, batch*channels[len(channels)-1])
 	}
 	// The first pass touches all memory; it does not count.
 	if err := p.Forward(ctx, dst, x); err != nil {
@@ -125,5 +129,55 @@ func benchmark(ctx context.Context, c *cli.Command, opt models.Options, stdout i
 	}
 	_, err = fmt.Fprintf(stdout, "%s at %d x %d, batch %d, %d threads, %s, %s: median %.3f ms per image (p10 %.3f, p90 %.3f), %.2f GFLOP/s = %.1f %% of the measured peak of %.1f (%d passes)\n",
 		r.Model, size, size, batch, r.Threads, r.DType, r.ISA, r.MedianMS, r.P10MS, r.P90MS, r.GFLOPS, 100*r.PeakShare, peak, len(times))
+	return err
+}
+
+// languageMeasurement is the JSON of bench for a language model.
+type languageMeasurement struct {
+	Model     string  `json:"model"`
+	Threads   int     `json:"threads"`
+	DType     string  `json:"dtype"`
+	ISA       string  `json:"isa"`
+	DecodeMS  float64 `json:"decode_ms"`           // median of one token
+	PromptTPS float64 `json:"prompt_tokens_per_s"` // of pieces of 128 tokens
+	GBPerS    float64 `json:"weights_gb_per_s"`    // read while decoding
+}
+
+// benchmarkLanguage measures decoding, which reads all weights for each token, and
+// prompts, which reuse them.
+func benchmarkLanguage(ctx context.Context, c *cli.Command, opt models.Options, stdout io.Writer) error {
+	cfg := block.Mamba130M()
+	m, err := block.NewMamba(cfg, block.Synthetic(cfg, 1), block.WithLevel(opt.Level), block.WithThreads(opt.Threads))
+	if err != nil {
+		return err
+	}
+	logits, s := make([]float32, cfg.VocabSize), m.NewStream()
+	median := func(tokens []int) (float64, error) {
+		var times []float64
+		for start := time.Now(); len(times) < 4 || time.Since(start) < c.Duration("duration")/2; {
+			t := time.Now()
+			if err := s.Forward(ctx, logits, tokens); err != nil {
+				return 0, err
+			}
+			times = append(times, time.Since(t).Seconds())
+		}
+		times = times[1:] // the first makes the plan
+		slices.Sort(times)
+		return times[len(times)/2], nil
+	}
+	decode, err := median([]int{1})
+	if err != nil {
+		return err
+	}
+	prompt, err := median(make([]int, 128))
+	if err != nil {
+		return err
+	}
+	r := languageMeasurement{Model: languageModel, Threads: m.Threads(), DType: "f32", ISA: m.Level().String(), DecodeMS: decode * 1e3,
+		PromptTPS: 128 / prompt, GBPerS: 4 * float64(cfg.Params()) / decode / 1e9}
+	if c.Bool("json") {
+		return json.NewEncoder(stdout).Encode(r)
+	}
+	_, err = fmt.Fprintf(stdout, "%s, %d threads, %s, %s: %.2f ms a token (%.1f GB/s of weights), %.0f tokens/s of a prompt\n", r.Model, r.Threads, r.DType, r.ISA, r.DecodeMS, r.GBPerS, r.PromptTPS)
 	return err
 }

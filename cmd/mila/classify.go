@@ -29,7 +29,7 @@ Examples:
 
 Exit status: 0, 1 if any image failed (the others are still answered), 2 for a wrong command line.`,
 		Flags: []cli.Flag{
-			modelFlag(), configFlag(), stateFlag(),
+			modelFlag(), configFlag(), archFlag(), stateFlag(),
 			&cli.IntFlag{Name: "top", Value: 5, Usage: "number of classes to show"},
 			&cli.StringFlag{Name: "labels", Usage: "`FILE` of class names, instead of the checkpoint's own"},
 			&cli.BoolFlag{Name: "exif", Usage: "turn photos as their EXIF orientation says (the reference evaluation does not)"},

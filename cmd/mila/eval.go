@@ -30,7 +30,7 @@ Examples:
    mila eval --data imagenet/val --model mila_tiny.pth --json`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "data", Required: true, Usage: "`ZIP` file or directory"},
-			modelFlag(), configFlag(), stateFlag(), jsonFlag(), threadsFlag(), isaFlag(),
+			modelFlag(), configFlag(), archFlag(), stateFlag(), jsonFlag(), threadsFlag(), isaFlag(),
 		},
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.Args().Present() {
@@ -95,13 +95,13 @@ func assign(samples []sample, m *models.Loaded) error {
 			return nil
 		}
 	}
-	if len(folders) == m.Config().NumClasses {
+	if len(folders) == m.Architecture().Classes() {
 		for i := range samples {
 			samples[i].class, _ = slices.BinarySearch(folders, samples[i].folder)
 		}
 		return nil
 	}
-	return fmt.Errorf("the %d class folders (%s ...) are neither the model's WordNet ids nor its labels, and not as many as its %d classes; is it the right data set?", len(folders), strings.Join(folders[:min(3, len(folders))], ", "), m.Config().NumClasses)
+	return fmt.Errorf("the %d class folders (%s ...) are neither the model's WordNet ids nor its labels, and not as many as its %d classes; is it the right data set?", len(folders), strings.Join(folders[:min(3, len(folders))], ", "), m.Architecture().Classes())
 }
 
 func eval(ctx context.Context, c *cli.Command, opt models.Options, stdout, stderr io.Writer) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/mila-go/mila/block"
@@ -12,21 +13,21 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// named are the architectures that info and bench know without weights.
-var named = map[string]func() block.Config{"t": block.Tiny, "s": block.Small, "b": block.Base}
-
 func infoCommand(stdout io.Writer) *cli.Command {
 	return &cli.Command{
 		Name:      "info",
 		Usage:     "show architecture, parameters, MACs and tensors",
 		ArgsUsage: "FILE|NAME",
-		Description: `FILE is a checkpoint; NAME is a shipped model (nano) or an architecture (t, s, b).
+		Description: `FILE is a checkpoint; NAME is a shipped model (nano) or an architecture without weights:
+` + strings.Join(block.Names(), ", ") + `,
+and the language model mamba-130m.
 
 Examples:
    mila info nano
    mila info --json mila_tiny.pth
-   mila info t`,
-		Flags: []cli.Flag{configFlag(), stateFlag(), jsonFlag()},
+   mila info t
+   mila info vmamba-s`,
+		Flags: []cli.Flag{configFlag(), archFlag(), stateFlag(), jsonFlag()},
 		Action: func(_ context.Context, c *cli.Command) error {
 			if c.Args().Len() != 1 {
 				return usagef("info takes one FILE or NAME")
@@ -44,18 +45,25 @@ type tensorInfo struct {
 
 func info(c *cli.Command, stdout io.Writer) error {
 	name := c.Args().First()
-	var cfg block.Config
-	var format string
+	var cfg block.Architecture
+	format := "architecture without weights"
 	var states []string
 	var tensors []tensorInfo
-	if make, ok := named[name]; ok {
-		cfg = make()
-		format = "architecture without weights"
-		for _, t := range cfg.Tensors() {
+	list := func(specs []block.TensorSpec) {
+		for _, t := range specs {
 			if t.Optional == "" || t.Optional == "norm" || t.Optional == "head" {
 				tensors = append(tensors, tensorInfo{t.Name, "F32", t.Shape})
 			}
 		}
+	}
+	if name == languageModel {
+		lm := block.Mamba130M()
+		list(lm.Tensors())
+		return printInfo(c, stdout, "Mamba language model (arXiv 2312.00752)", format, nil, lm, lm.Params(), lm.MACs(), "a token", tensors)
+	}
+	if a, ok := block.Named(name); ok {
+		cfg = a
+		list(a.Tensors())
 	} else {
 		opt, err := modelOptions(c)
 		if err != nil {
@@ -72,36 +80,38 @@ func info(c *cli.Command, stdout io.Writer) error {
 			d, _ := f.DType(n)
 			tensors = append(tensors, tensorInfo{n, d.String(), append([]int{}, s...)})
 		}
-		if cfg, _, err = models.Describe(f, opt.ConfigPath); err != nil {
+		if cfg, _, err = models.Describe(f, opt); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	size := cfg.ImgSize
+	_, size := cfg.Image()
 	if size == 0 {
 		size = 224
 	}
+	return printInfo(c, stdout, cfg.String(), format, states, cfg, cfg.Params(), cfg.MACs(size, size), fmt.Sprintf("%d x %d", size, size), tensors)
+}
+
+// languageModel is the one language model that info and bench know.
+const languageModel = "mamba-130m"
+
+func printInfo(c *cli.Command, stdout io.Writer, architecture, format string, states []string, config any, params int, macs int64, at string, tensors []tensorInfo) error {
 	if c.Bool("json") {
 		enc := json.NewEncoder(stdout)
 		enc.SetIndent("", "  ")
+		kind, _, _ := strings.Cut(architecture, ":")
 		return enc.Encode(map[string]any{
-			"architecture": "mila", "format": format, "states": states, "config": cfg, "parameters": cfg.Params(),
-			"macs": cfg.MACs(size, size), "size": size, "tensors": tensors,
+			"architecture": strings.ToLower(kind), "format": format, "states": states, "config": config, "parameters": params,
+			"macs": macs, "macs_at": at, "tensors": tensors,
 		})
 	}
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "architecture\tMILA (arXiv 2405.16605)\n")
+	fmt.Fprintf(w, "architecture\t%s\n", architecture)
 	fmt.Fprintf(w, "format\t%s\n", format)
 	if len(states) > 1 {
 		fmt.Fprintf(w, "states\t%v\n", states)
 	}
-	fmt.Fprintf(w, "embed_dim\t%d\n", cfg.EmbedDim)
-	fmt.Fprintf(w, "depths\t%v\n", cfg.Depths)
-	fmt.Fprintf(w, "num_heads\t%v\n", cfg.NumHeads)
-	fmt.Fprintf(w, "mlp_ratio\t%v\n", cfg.MLPRatio)
-	fmt.Fprintf(w, "num_classes\t%d\n", cfg.NumClasses)
-	fmt.Fprintf(w, "in_chans\t%d\n", cfg.InChans)
-	fmt.Fprintf(w, "parameters\t%.2f M\n", float64(cfg.Params())/1e6)
-	fmt.Fprintf(w, "MACs\t%.3f G at %d x %d\n", float64(cfg.MACs(size, size))/1e9, size, size)
+	fmt.Fprintf(w, "parameters\t%.2f M\n", float64(params)/1e6)
+	fmt.Fprintf(w, "MACs\t%.3f G at %s\n", float64(macs)/1e9, at)
 	fmt.Fprintf(w, "tensors\t%d\n\n", len(tensors))
 	for _, t := range tensors {
 		fmt.Fprintf(w, "%s\t%s\t%v\n", t.Name, t.DType, t.Shape)

@@ -110,6 +110,10 @@ func configFlag() cli.Flag {
 	return &cli.StringFlag{Name: "config", Usage: "JSON `FILE` with the configuration, instead of the checkpoint's own"}
 }
 
+func archFlag() cli.Flag {
+	return &cli.StringFlag{Name: "arch", Usage: "the `NAME` of the architecture whose weights the checkpoint holds (see mila info), unless it is a MILA"}
+}
+
 func stateFlag() cli.Flag {
 	return &cli.StringFlag{Name: "state", Usage: "weights of a training checkpoint: `model` or ema"}
 }
@@ -130,7 +134,7 @@ func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON
 
 // modelOptions reads the flags above.
 func modelOptions(c *cli.Command) (models.Options, error) {
-	o := models.Options{ConfigPath: c.String("config"), State: c.String("state"), Threads: c.Int("threads")}
+	o := models.Options{Architecture: c.String("arch"), ConfigPath: c.String("config"), State: c.String("state"), Threads: c.Int("threads")}
 	if o.Threads < 0 || o.Threads > 1024 {
 		return o, usagef("--threads %d: use 1 to 1024, or 0 for all cores", o.Threads)
 	}

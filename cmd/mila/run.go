@@ -28,7 +28,7 @@ Examples:
    mila run --weights mila_tiny.pth --state ema --taps steps --input x.safetensors --output y.safetensors`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "weights", Aliases: []string{"w"}, Required: true, Usage: "checkpoint `FILE` (.safetensors or .pth) or shipped model"},
-			configFlag(), stateFlag(),
+			configFlag(), archFlag(), stateFlag(),
 			&cli.StringFlag{Name: "input", Aliases: []string{"i"}, Required: true, Usage: "`FILE` with the tensor input"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Required: true, Usage: "`FILE` to write"},
 			&cli.BoolFlag{Name: "features", Usage: "write the feature maps feat0 .. feat3"},
@@ -87,13 +87,13 @@ func runModel(ctx context.Context, c *cli.Command, opt models.Options, stderr io
 		return err
 	}
 	defer f.Close()
-	cfg, _, err := models.Describe(f, opt.ConfigPath)
+	cfg, _, err := models.Describe(f, opt)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.String("weights"), err)
 	}
 	noteEMA(c, stderr, f.State(), f.States())
-	if shape[1] != cfg.InChans {
-		return fmt.Errorf("%s: the tensor \"input\" has %d channels, the model takes %d", c.String("input"), shape[1], cfg.InChans)
+	if chans, _ := cfg.Image(); shape[1] != chans {
+		return fmt.Errorf("%s: the tensor \"input\" has %d channels, the model takes %d", c.String("input"), shape[1], chans)
 	}
 
 	var out []checkpoint.Tensor
@@ -103,7 +103,11 @@ func runModel(ctx context.Context, c *cli.Command, opt models.Options, stderr io
 	tap := func(name string, shape []int, data []float32) { add(name, shape, append([]float32{}, data...)) }
 	steps := c.String("taps") == "steps"
 	if steps {
-		if err := block.Steps(ctx, cfg, f, batch, h, w, x, tap, block.WithLevel(opt.Level)); err != nil {
+		mila, ok := cfg.(block.Config)
+		if !ok {
+			return usagef("--taps steps shows the steps of a MILA; %s is another model, use --taps blocks", opt.Architecture)
+		}
+		if err := block.Steps(ctx, mila, f, batch, h, w, x, tap, block.WithLevel(opt.Level)); err != nil {
 			return err
 		}
 	}
@@ -117,13 +121,14 @@ func runModel(ctx context.Context, c *cli.Command, opt models.Options, stderr io
 			return err
 		}
 		var dst block.Output
+		channels := m.Channels()
 		if !steps {
 			if m.HasHead() {
-				dst.Logits = make([]float32, batch*cfg.NumClasses)
-				add("logits", []int{batch, cfg.NumClasses}, dst.Logits)
+				dst.Logits = make([]float32, batch*cfg.Classes())
+				add("logits", []int{batch, cfg.Classes()}, dst.Logits)
 			}
 			if m.HasPooled() {
-				last := cfg.Dim(len(cfg.Depths) - 1)
+				last := channels[len(channels)-1]
 				dst.Pooled = make([]float32, batch*last)
 				if c.String("taps") == "" { // else the tap of that name is written
 					add("pooled", []int{batch, last}, dst.Pooled)
@@ -134,9 +139,9 @@ func runModel(ctx context.Context, c *cli.Command, opt models.Options, stderr io
 			if missing := m.MissingFeatureNorms(); missing != nil {
 				return fmt.Errorf("%s has no %s, which feature maps need; --features takes the weights of a detection or segmentation backbone", c.String("weights"), strings.Join(missing, ", "))
 			}
-			for i := range cfg.Depths {
+			for i, ch := range channels {
 				fh, fw := p.FeatureSize(i)
-				s := []int{batch, cfg.Dim(i), fh, fw}
+				s := []int{batch, ch, fh, fw}
 				data := make([]float32, s[0]*s[1]*s[2]*s[3])
 				dst.Features = append(dst.Features, data)
 				add("feat"+strconv.Itoa(i), s, data)
