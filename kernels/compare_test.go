@@ -213,6 +213,8 @@ func TestLinAttn(t *testing.T) {
 			{H: 2, W: 9, Heads: 2, Dim: 32, T1: 18}, {H: 1, W: 7, Heads: 1, Dim: 36, T0: 2, T1: 2}, {H: 2, W: 2, Heads: 4, Dim: 257, T1: 4},
 			{H: 3, W: 3, Heads: 3, Dim: 32, T0: 1, T1: 9}, {H: 3, W: 3, Heads: 3, Dim: 32, T1: 9, Head0: 1, Head1: 2},
 			{H: 2, W: 5, Heads: 2, Dim: 6, T1: 10, Head0: 1}, {H: 2, W: 2, Heads: 2, Dim: 258, T1: 4, Head1: 1},
+			{H: 3, W: 7, Heads: 3, Dim: 40, KeyDim: 24, T1: 21}, {H: 3, W: 7, Heads: 3, Dim: 16, KeyDim: 48, T0: 2, T1: 21, SharedKeys: true},
+			{H: 2, W: 2, Heads: 2, Dim: 5, KeyDim: 66, T1: 4, Head0: 1}, {H: 9, W: 9, Heads: 2, Dim: 64, KeyDim: 32, T1: 81},
 		} {
 			for _, rotated := range []bool{true, false} {
 				e.linattn(s, rotated)
@@ -223,29 +225,38 @@ func TestLinAttn(t *testing.T) {
 
 func (e *testEnv) linattn(s kernels.LinAttnShape, rotated bool) {
 	name := fmt.Sprintf("linattn %+v rope=%v", s, rotated)
-	c := s.Heads * s.Dim
+	c, kc := s.Heads*s.Dim, s.KeyChannels()
+	_, kd := s.Key(0)
 	n := s.H * s.W
-	ld := 2*c + 1
+	ld := 2*kc + 1
 	var rope []float32
 	if rotated {
-		rope = e.alloc(kernels.RoPE2DLen(s.H, s.W, c))
-		kernels.RoPE2DTable(rope, s.H, s.W, c, 10000)
+		rope = e.alloc(kernels.RoPE2DLen(s.H, s.W, kc))
+		kernels.RoPE2DTable(rope, s.H, s.W, kc, 10000)
 	}
-	qk, v := e.positive((n-1)*ld+2*c), e.random(n*c)
-	kv, ksum := e.random(c*s.Dim), e.random(c)
-	wkv, wksum := copyOf(kv), copyOf(ksum)
-	ref.LinAttnKV(wkv, wksum, qk[c:], ld, v, c, rope, s)
-	kernels.LinAttnKV(e.level, kv, ksum, qk[c:], ld, v, c, rope, s)
-	e.near(name+" kv", kv, wkv, 2e-6)
-	e.near(name+" ksum", ksum, wksum, 2e-6)
-	for i := range ksum {
-		ksum[i] = ksum[i]*ksum[i] + 1
+	qk, v := e.positive((n-1)*ld+2*kc), e.random(n*c)
+	for _, normalised := range []bool{true, false} {
+		kv, ksum := e.random(c*kd), e.random(s.Heads*kd)
+		if !normalised {
+			ksum = nil
+		}
+		wkv, wksum := copyOf(kv), copyOf(ksum)
+		if ksum == nil {
+			wksum = nil
+		}
+		ref.LinAttnKV(wkv, wksum, qk[kc:], ld, v, c, rope, s)
+		kernels.LinAttnKV(e.level, kv, ksum, qk[kc:], ld, v, c, rope, s)
+		e.near(name+" kv", kv, wkv, 2e-6)
+		e.near(name+" ksum", ksum, wksum, 2e-6)
+		for i := range ksum {
+			ksum[i] = ksum[i]*ksum[i] + 1
+		}
+		y := e.random(n * c)
+		want := copyOf(y)
+		ref.LinAttnReadout(want, c, qk, ld, kv, ksum, rope, s, 1e-3)
+		kernels.LinAttnReadout(e.level, y, c, qk, ld, kv, ksum, rope, s, 1e-3)
+		e.near(name+" readout", y, want, 3e-6)
 	}
-	y := e.random(n * c)
-	want := copyOf(y)
-	ref.LinAttnReadout(want, c, qk, ld, kv, ksum, rope, s, 1e-3)
-	kernels.LinAttnReadout(e.level, y, c, qk, ld, kv, ksum, rope, s, 1e-3)
-	e.near(name+" readout", y, want, 3e-6)
 }
 
 func TestRows(t *testing.T) {

@@ -285,11 +285,10 @@ var unrotated = func() (t [maxHeadDim]float32) {
 	return t
 }()
 
-// rotateHead rotates channels [ch, ch+d) of the tokens [t0, t0+n) of x into the
-// dense rows y. Channels below half take the table of the token's row, the others
-// that of its column; a head may have both.
-func rotateHead(l Level, y, x []float32, ldx int, rope []float32, s LinAttnShape, t0, n, ch int, scale *float32, sum []float32) {
-	d := s.Dim
+// rotateHead rotates the d channels from ch on of the tokens [t0, t0+n) of x into
+// the dense rows y. Channels below half of all take the table of the token's row,
+// the others that of its column; a head may have both.
+func rotateHead(l Level, y, x []float32, ldx int, rope []float32, s LinAttnShape, t0, n, ch, d int, scale *float32, sum []float32) {
 	part := func(from, to int, table *float32, step, wrap int) {
 		column := t0 % s.W
 		var sums *float32
@@ -306,7 +305,7 @@ func rotateHead(l Level, y, x []float32, ldx int, rope []float32, s LinAttnShape
 		part(0, d, &unrotated[0], 0, 0)
 		return
 	}
-	half := s.Heads * d / 2
+	half := s.KeyChannels() / 2
 	mid := min(max(0, half-ch), d)
 	if mid > 0 {
 		part(0, mid, &rope[t0/s.W*half+ch], 0, half)
@@ -321,20 +320,26 @@ func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv i
 	d, nr := s.Dim, l.panel()
 	h0, h1 := s.HeadRange()
 	for h := h0; h < h1; h++ {
-		ch := h * d
+		ch, kd := s.Key(h)
+		var sum []float32
+		if ksum != nil {
+			sum = ksum[h*kd : (h+1)*kd]
+		}
 		for t0 := s.T0; t0 < s.T1; t0 += tokenBlock {
 			n := min(tokenBlock, s.T1-t0)
-			rotateHead(l, keys[:], k, ldk, rope, s, t0, n, ch, nil, ksum[ch:])
-			rows, ld := &keys[0], d
+			if rope != nil || sum != nil {
+				rotateHead(l, keys[:], k, ldk, rope, s, t0, n, ch, kd, nil, sum)
+			}
+			rows, ld := &keys[0], kd
 			if rope == nil {
 				rows, ld = &k[t0*ldk+ch], ldk // infinite keys stay infinite: 0 times them would be NaN
 			}
 			for b := 0; b < d; b += nr {
-				state, values := &kv[ch*d+b], &v[t0*ldv+ch+b]
+				state, values := &kv[h*kd*d+b], &v[t0*ldv+h*d+b]
 				if l == AVX512 {
-					amd64.OuterSumAVX512(state, d, rows, ld, values, ldv, n, d, min(nr, d-b))
+					amd64.OuterSumAVX512(state, d, rows, ld, values, ldv, n, kd, min(nr, d-b))
 				} else {
-					amd64.OuterSumAVX2(state, d, rows, ld, values, ldv, n, d, min(nr, d-b))
+					amd64.OuterSumAVX2(state, d, rows, ld, values, ldv, n, kd, min(nr, d-b))
 				}
 			}
 		}
@@ -345,17 +350,17 @@ func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, k
 	var queries [maxHeadDim * tokenBlock]float32
 	var packed [maxHeadDim * maxHeadDim]float32
 	var tile [tokenBlock * amd64.GemmAVX512NR]float32
-	var inv [tokenBlock]float32
+	var inverse [tokenBlock]float32
 	d, nr := s.Dim, l.panel()
-	xr := generic.Rows{Ld: d, Segs: 1, SegLen: d}
 	h0, h1 := s.HeadRange()
 	for h := h0; h < h1; h++ {
-		ch := h * d
-		state := kv[ch*d : (ch+d)*d]
+		ch, kd := s.Key(h)
+		xr := generic.Rows{Ld: kd, Segs: 1, SegLen: kd}
+		state := kv[h*kd*d : (h+1)*kd*d]
 		if d != nr { // else the state of a head is a packed panel
 			for b := 0; b < d; b += nr {
-				for a := range d {
-					dst := packed[b*d+a*nr : b*d+(a+1)*nr]
+				for a := range kd {
+					dst := packed[b*kd+a*nr : b*kd+(a+1)*nr]
 					clear(dst[copy(dst, state[a*d+b:(a+1)*d]):])
 				}
 			}
@@ -363,20 +368,25 @@ func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, k
 		}
 		for t0 := s.T0; t0 < s.T1; t0 += tokenBlock {
 			n := min(tokenBlock, s.T1-t0)
-			if l == AVX512 {
-				amd64.InverseAVX512(&inv[0], &q[t0*ldq+ch], ldq, &ksum[ch], n, d, eps)
-			} else {
-				amd64.InverseAVX2(&inv[0], &q[t0*ldq+ch], ldq, &ksum[ch], n, d, eps)
+			var inv *float32
+			if ksum != nil {
+				inv = &inverse[0]
+				if l == AVX512 {
+					amd64.InverseAVX512(inv, &q[t0*ldq+ch], ldq, &ksum[h*kd], n, kd, eps)
+				} else {
+					amd64.InverseAVX2(inv, &q[t0*ldq+ch], ldq, &ksum[h*kd], n, kd, eps)
+				}
 			}
-			rotateHead(l, queries[:], q, ldq, rope, s, t0, n, ch, &inv[0], nil)
+			rotateHead(l, queries[:], q, ldq, rope, s, t0, n, ch, kd, inv, nil)
 			for b := 0; b < d; b += nr {
+				out := &y[t0*ldy+h*d+b]
 				if d-b >= nr {
-					gemmCall(l, &y[t0*ldy+ch+b], ldy, &queries[0], xr, &state[b*d], nil, nil, 0, nil, 0, n, Identity)
+					gemmCall(l, out, ldy, &queries[0], xr, &state[b*kd], nil, nil, 0, nil, 0, n, Identity)
 					continue
 				}
-				gemmCall(l, &tile[0], nr, &queries[0], xr, &state[b*d], nil, nil, 0, nil, 0, n, Identity)
+				gemmCall(l, &tile[0], nr, &queries[0], xr, &state[b*kd], nil, nil, 0, nil, 0, n, Identity)
 				for i := range n {
-					copy(y[(t0+i)*ldy+ch+b:(t0+i)*ldy+ch+d], tile[i*nr:])
+					copy(y[(t0+i)*ldy+h*d+b:(t0+i)*ldy+(h+1)*d], tile[i*nr:])
 				}
 			}
 		}

@@ -11,16 +11,20 @@ type LinAttnShape = ref.LinAttnShape
 
 func checkLinAttn(op string, kv, ksum, rope []float32, s LinAttnShape) {
 	checkDims(op, s.H, s.W)
-	checkDims(op, s.Heads, s.Dim, s.Dim)
+	_, kd := s.Key(0)
+	checkDims(op, s.Heads, kd, s.Dim)
 	checkDims(op, s.H*s.W, s.Heads*s.Dim)
+	checkDims(op, s.H*s.W, s.Heads*kd)
 	checkTokens(op, s.H, s.W, s.T0, s.T1)
 	if h0, h1 := s.HeadRange(); h0 < 0 || h0 > h1 || h1 > s.Heads {
 		fail(op, "heads [%d, %d) are not among the %d", h0, h1, s.Heads)
 	}
-	checkLen(op, "kv", kv, s.Heads*s.Dim*s.Dim)
-	checkLen(op, "ksum", ksum, s.Heads*s.Dim)
+	checkLen(op, "kv", kv, s.Heads*kd*s.Dim)
+	if ksum != nil {
+		checkLen(op, "ksum", ksum, s.Heads*kd)
+	}
 	if rope != nil {
-		checkLen(op, "rope", rope, RoPE2DLen(s.H, s.W, s.Heads*s.Dim))
+		checkLen(op, "rope", rope, RoPE2DLen(s.H, s.W, s.KeyChannels()))
 	}
 }
 
@@ -30,9 +34,9 @@ func checkLinAttn(op string, kv, ksum, rope []float32, s LinAttnShape) {
 //	kv[h,a,b] += Σ_t RoPE(k)[t,h,a] · v[t,h,b]
 //	ksum[h,a] += Σ_t k[t,h,a]                      (not rotated)
 //
-// kv is (Heads, Dim, Dim), key index first; k and v are tokens x channels,
-// indexed by token from their start; rope is a table of [RoPE2DTable] for
-// H x W and Heads·Dim channels, or nil for no rotation. The caller clears kv
+// kv is (Heads, KeyDim, Dim), key index first; ksum, (Heads, KeyDim), may be nil; k
+// and v are tokens x channels, indexed by token from their start; rope is a table
+// of [RoPE2DTable] for H x W and the channels of k, or nil for no rotation. The caller clears kv
 // and ksum, or adds up states of several token ranges. Numerator and
 // denominator of equations 2 and 4 of arXiv 2405.16605; the rotation is applied
 // to the whole channel dimension before the split into heads, as in MILA.
@@ -41,7 +45,7 @@ func LinAttnKV(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, ro
 	const op = "LinAttnKV"
 	l = l.resolve(op)
 	checkLinAttn(op, kv, ksum, rope, s)
-	checkMatrix(op, "k", k, ldk, s.T1, s.Heads*s.Dim)
+	checkMatrix(op, "k", k, ldk, s.T1, s.KeyChannels())
 	checkMatrix(op, "v", v, ldv, s.T1, s.Heads*s.Dim)
 	if l.vectorHeads(s) {
 		linAttnKVVector(l, kv, ksum, k, ldk, v, ldv, rope, s)
@@ -57,13 +61,14 @@ func LinAttnKV(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, ro
 // with the normaliser from the unrotated query. With kv and ksum summed over
 // all N tokens, eps = N·1e-6 gives MILA's form
 // q (kᵀv / N) / (q · mean k + 1e-6), and eps = 0 equation 2 of arXiv 2405.16605.
+// With ksum nil nothing is divided.
 // y must not overlap the inputs.
 func LinAttnReadout(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
 	const op = "LinAttnReadout"
 	l = l.resolve(op)
 	checkLinAttn(op, kv, ksum, rope, s)
 	checkMatrix(op, "y", y, ldy, s.T1, s.Heads*s.Dim)
-	checkMatrix(op, "q", q, ldq, s.T1, s.Heads*s.Dim)
+	checkMatrix(op, "q", q, ldq, s.T1, s.KeyChannels())
 	if l.vectorHeads(s) {
 		linAttnReadoutVector(l, y, ldy, q, ldq, kv, ksum, rope, s, eps)
 		return
@@ -73,5 +78,6 @@ func LinAttnReadout(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksu
 
 // vectorHeads reports whether level l has a fast path for heads of this size.
 func (l Level) vectorHeads(s LinAttnShape) bool {
-	return l != Generic && s.Dim > 0 && s.Dim <= maxHeadDim && s.Dim%2 == 0
+	_, kd := s.Key(0)
+	return l != Generic && s.Dim > 0 && s.Dim <= maxHeadDim && kd > 0 && kd <= maxHeadDim && kd%2 == 0
 }

@@ -6,10 +6,32 @@ package ref
 type LinAttnShape struct {
 	H, W       int
 	Heads, Dim int
+	// Channels of a head's query and key; 0 means Dim, that of its value.
+	KeyDim int
+	// SharedKeys makes all heads read the same KeyDim channels of q and k: one head
+	// of many value channels, as in Mamba, is one of so many heads.
+	SharedKeys bool
 	T0, T1     int // tokens to process: [T0, T1) of H*W
 	// Heads to process: [Head0, Head1), all where Head1 is 0. Nothing of other
 	// heads is read or written; all slices begin at head 0 nevertheless.
 	Head0, Head1 int
+}
+
+// Key returns a head's first channel in q and k, and the number of its channels.
+func (s LinAttnShape) Key(head int) (ch, dim int) {
+	if dim = s.KeyDim; dim == 0 {
+		dim = s.Dim
+	}
+	if s.SharedKeys {
+		return 0, dim
+	}
+	return head * dim, dim
+}
+
+// KeyChannels returns how many channels q and k have.
+func (s LinAttnShape) KeyChannels() int {
+	ch, dim := s.Key(s.Heads - 1)
+	return ch + dim
 }
 
 // HeadRange returns the heads to process.
@@ -25,19 +47,19 @@ func (s LinAttnShape) HeadRange() (h0, h1 int) {
 //	kv[h, a, b] += Σ_t RoPE(k)[t, h, a] · v[t, h, b]
 //	ksum[h, a]  += Σ_t k[t, h, a]            (not rotated)
 //
-// kv being (Heads, Dim, Dim) with the key index before the value index. rope is
-// a table of [RoPE2DTable], or nil for no rotation. Equations 2 and 4 of arXiv
-// 2405.16605.
+// kv being (Heads, KeyDim, Dim), key index first, and ksum (Heads, KeyDim), or nil
+// where it is not wanted. rope is a table of [RoPE2DTable] for the channels of k,
+// or nil for no rotation. Equations 2 and 4 of arXiv 2405.16605.
 func LinAttnKV(kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
-	d, c := s.Dim, s.Heads*s.Dim
+	d, c := s.Dim, s.KeyChannels()
 	h0, h1 := s.HeadRange()
-	sum := make([]float64, d*d)
 	for h := h0; h < h1; h++ {
-		clear(sum)
+		kh, kd := s.Key(h)
+		sum := make([]float64, kd*d)
 		for t := s.T0; t < s.T1; t++ {
 			kr, vr := k[t*ldk:t*ldk+c], v[t*ldv+h*d:t*ldv+h*d+d]
-			for a := range d {
-				ka := rotate(kr, rope, s.H, s.W, c, t, h*d+a)
+			for a := range kd {
+				ka := rotate(kr, rope, s.H, s.W, c, t, kh+a)
 				row := sum[a*d : a*d+d]
 				for b, vb := range vr {
 					row[b] += ka * float64(vb)
@@ -45,15 +67,18 @@ func LinAttnKV(kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []floa
 			}
 		}
 		for i, v := range sum {
-			kv[h*d*d+i] = float32(float64(kv[h*d*d+i]) + v)
+			kv[h*kd*d+i] = float32(float64(kv[h*kd*d+i]) + v)
 		}
-	}
-	for a := h0 * d; a < h1*d; a++ {
-		acc := float64(ksum[a])
-		for t := s.T0; t < s.T1; t++ {
-			acc += float64(k[t*ldk+a])
+		if ksum == nil {
+			continue
 		}
-		ksum[a] = float32(acc)
+		for a := range kd {
+			acc := float64(ksum[h*kd+a])
+			for t := s.T0; t < s.T1; t++ {
+				acc += float64(k[t*ldk+kh+a])
+			}
+			ksum[h*kd+a] = float32(acc)
+		}
 	}
 }
 
@@ -61,26 +86,31 @@ func LinAttnKV(kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []floa
 //
 //	y[t, h, b] = (Σ_a RoPE(q)[t, h, a] · kv[h, a, b]) / (Σ_a q[t, h, a] · ksum[h, a] + eps)
 //
-// with the numerator rotated and the normaliser not. With kv and ksum summed over all
+// with the numerator rotated and the normaliser not, or without normaliser where
+// ksum is nil. With kv and ksum summed over all
 // N tokens this is the mean form q·mean(kᵀv) / (q·mean(k) + ε) for eps = N·ε.
 func LinAttnReadout(y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
-	d, c := s.Dim, s.Heads*s.Dim
+	d, c := s.Dim, s.KeyChannels()
 	h0, h1 := s.HeadRange()
-	rot, out := make([]float64, d), make([]float64, d)
+	out := make([]float64, d)
 	for t := s.T0; t < s.T1; t++ {
 		qr := q[t*ldq : t*ldq+c]
 		for h := h0; h < h1; h++ {
+			kh, kd := s.Key(h)
 			den := float64(eps)
-			for a := range d {
-				rot[a] = rotate(qr, rope, s.H, s.W, c, t, h*d+a)
-				den += float64(qr[h*d+a]) * float64(ksum[h*d+a])
-			}
 			clear(out)
-			for a, qa := range rot {
-				row := kv[(h*d+a)*d : (h*d+a)*d+d]
+			for a := range kd {
+				qa := rotate(qr, rope, s.H, s.W, c, t, kh+a)
+				row := kv[(h*kd+a)*d : (h*kd+a)*d+d]
 				for b, v := range row {
 					out[b] += qa * float64(v)
 				}
+				if ksum != nil {
+					den += float64(qr[kh+a]) * float64(ksum[h*kd+a])
+				}
+			}
+			if ksum == nil {
+				den = 1
 			}
 			for b, v := range out {
 				y[t*ldy+h*d+b] = float32(v / den)
