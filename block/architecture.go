@@ -1,5 +1,7 @@
 package block
 
+import "fmt"
+
 // Architecture is the configuration of one kind of model, for instance a MILA's
 // [Config]: what it reads, which parameters it has, and how its forward pass goes.
 type Architecture interface {
@@ -88,4 +90,15 @@ func plannedMACs(a Architecture, h, w int) int64 {
 	b := &planner{Plan: &Plan{batch: 1, h: h, w: w}, threads: 1}
 	a.network(&loader{declares: true}, has{"norm": true, "head": true}).plan(b)
 	return b.macs
+}
+
+// multipleOf accepts images that the stages of a pyramid divide without a remainder.
+func multipleOf(n int, a Architecture, dim, batch, h, w int) error {
+	if h%n != 0 || w%n != 0 {
+		return fmt.Errorf("block: images of %d x %d; this model (%v) takes multiples of %d: resize or pad the image", h, w, a, n)
+	}
+	if float64(batch)*float64(h)*float64(w)*float64(dim) > 1<<30 {
+		return fmt.Errorf("block: a batch of %d images of %d x %d needs more than 32 GiB; use a smaller batch or image", batch, h, w)
+	}
+	return nil
 }

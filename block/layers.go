@@ -3,7 +3,10 @@ package block
 import "github.com/mila-go/mila/kernels"
 
 // Layers that several architectures are made of. Each plans its steps on the
-// tokens of all images and counts its multiply-adds.
+// tokens of all images and counts its multiply-adds. As in the papers' figures,
+// those of a norm are five for each channel of a token, and activations none.
+
+const normMACs = 5
 
 // count adds the multiply-adds of one image.
 func (b *planner) count(n int) { b.macs += int64(n) }
@@ -61,6 +64,7 @@ func (b *planner) conv3(x tokens, h, w int, l *linear, stride int, act kernels.A
 // norm plans y = act(LayerNorm(x)) for every token; y may be x.
 func (b *planner) norm(y, x tokens, h, w int, n *affine, eps float32, act kernels.Activation) {
 	p, level := b.Plan, b.level
+	b.count(normMACs * h * w * x.ld)
 	b.chain(false, h, w, op{run: func(t tile) {
 		to, rows := p.rows(y, t, w), (t.r1-t.r0)*w
 		kernels.LayerNorm(level, to, y.ld, p.rows(x, t, w), x.ld, rows, x.ld, n.gamma, n.beta, eps)
@@ -86,8 +90,9 @@ func (b *planner) project(y, x tokens, h, w int, l *linear, act kernels.Activati
 
 // normed returns the operation y = LayerNorm(x) without an affine map, which the
 // layer after it has folded in.
-func (b *planner) normed(y, x tokens, w int, eps float32) op {
+func (b *planner) normed(y, x tokens, h, w int, eps float32) op {
 	p, level := b.Plan, b.level
+	b.count(normMACs * h * w * x.ld)
 	return op{run: func(t tile) {
 		kernels.LayerNorm(level, p.rows(y, t, w), y.ld, p.rows(x, t, w), x.ld, (t.r1-t.r0)*w, x.ld, nil, nil, eps)
 	}}
@@ -106,7 +111,7 @@ func (b *planner) mlp(x tokens, h, w int, m *mlp, eps float32) {
 	fused, used := b.byRows(h, w), 0
 	u := b.between(fused, h, w, x.ld, &used)
 	hidden := b.between(fused, h, w, m.fc1.n+pad, &used)
-	b.chain(fused, h, w, b.normed(u, x, w, eps),
+	b.chain(fused, h, w, b.normed(u, x, h, w, eps),
 		b.project(hidden, u, h, w, &m.fc1, kernels.GELU, nil),
 		b.project(x, hidden, h, w, &m.fc2, kernels.Identity, &x))
 	if !fused {

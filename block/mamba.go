@@ -106,8 +106,8 @@ func (c MambaConfig) Tensors() []TensorSpec {
 // Params returns the number of parameters.
 func (c MambaConfig) Params() int { return countParams(c.Tensors()) }
 
-// MACs returns the multiply-adds of one token, its logits among them; a scan counts
-// three for each state and one for D.
+// MACs returns the multiply-adds of one token, its logits among them. A scan counts
+// nine for each state, as in published figures.
 func (c MambaConfig) MACs() int64 {
 	m := c.load(&loader{declares: true})
 	s := &MambaStream{m: m}

@@ -190,7 +190,7 @@ func (b *planner) block(name string, blk *milaBlock, st *stage, x tokens, h, w i
 
 	dim := c / st.heads
 	shape := kernels.LinAttnShape{H: h, W: w, Heads: st.heads, Dim: dim}
-	state, first := b.keyValueState(shape, qk, v, rope)
+	state, first := b.keyValueState(shape, columnsOf(qk, c), v, rope, true)
 
 	y := s // the input of dwc is no longer needed
 	b.chain(fused, h, w,
@@ -234,37 +234,47 @@ const lanes = 16
 const kvParts, kvTokens = 16, 256
 
 // keyValueState plans the key-value state of every image, size floats: kv, then
-// the sum of keys. That of image i begins at first.off + i*first.n.
-func (b *planner) keyValueState(shape kernels.LinAttnShape, qk, v tokens, rope []float32) (size int, first buffer) {
+// the sum of keys where it is wanted. That of image i begins at
+// first.off + i*first.n.
+func (b *planner) keyValueState(shape kernels.LinAttnShape, k, v tokens, rope []float32, sums bool) (size int, first buffer) {
 	p, level := b.Plan, b.level
-	heads, dim, l := shape.Heads, shape.Dim, shape.H*shape.W
-	c := heads * dim
-	size = c*dim + c
+	heads, l := shape.Heads, shape.H*shape.W
+	_, kd := shape.Key(0)
+	perHead := kd * shape.Dim
+	size = heads * (perHead + kd)
 	parts := min(kvParts, ceilDiv(l, kvTokens))
 	kv := b.alloc(b.batch * parts * size)
 	first = buffer{kv.off, parts * size}
-	of := func(i, part, head int) (state, sum []float32) {
+	of := func(i, part int) (state, sum []float32) {
 		s := p.f(buffer{kv.off + (i*parts+part)*size, size})
-		return s[head*dim*dim : (head+1)*dim*dim], s[c*dim+head*dim : c*dim+(head+1)*dim]
+		if sums {
+			sum = s[heads*perHead:]
+		}
+		return s[:heads*perHead], sum
 	}
 	b.step(b.batch*parts*heads, func(task, _ int) {
 		i, part, head := task/(parts*heads), task/heads%parts, task%heads
-		state, sum := of(i, part, head)
-		clear(state)
-		clear(sum)
+		state, sum := of(i, part)
+		clear(state[head*perHead : (head+1)*perHead])
+		if sums {
+			clear(sum[head*kd : (head+1)*kd])
+		}
 		s := shape
 		s.T0, s.T1, s.Head0, s.Head1 = l*part/parts, l*(part+1)/parts, head, head+1
-		all := p.f(buffer{kv.off + (i*parts+part)*size, size})
-		kernels.LinAttnKV(level, all[:c*dim], all[c*dim:], p.image(qk, i)[c:], 2*c, p.image(v, i), c, rope, s)
+		kernels.LinAttnKV(level, state, sum, p.image(k, i), k.ld, p.image(v, i), v.ld, rope, s)
 	})
 	if parts > 1 {
 		b.step(b.batch*heads, func(task, _ int) {
 			i, head := task/heads, task%heads
-			state, sum := of(i, 0, head)
+			state, sum := of(i, 0)
 			for part := 1; part < parts; part++ {
-				more, moreSum := of(i, part, head)
-				kernels.Add(level, state, state, more)
-				kernels.Add(level, sum, sum, moreSum)
+				more, moreSum := of(i, part)
+				at := state[head*perHead : (head+1)*perHead]
+				kernels.Add(level, at, at, more[head*perHead:(head+1)*perHead])
+				if sums {
+					at := sum[head*kd : (head+1)*kd]
+					kernels.Add(level, at, at, moreSum[head*kd:(head+1)*kd])
+				}
 			}
 		})
 	}
@@ -349,7 +359,7 @@ func (b *planner) feature(i int, st *stage, x tokens, h, w int) {
 // classify plans the final norm, the mean over tokens and the head.
 func (b *planner) classify(x tokens, h, w int, norm affine, head linear) {
 	p, level := b.Plan, b.level
-	b.count(head.n * head.k)
+	b.count(head.n*head.k + normMACs*h*w*x.ld)
 	if norm.gamma == nil {
 		return
 	}

@@ -3,6 +3,7 @@ package block
 import (
 	"maps"
 	"slices"
+	"strings"
 )
 
 // named are the architectures of the papers, for 224 x 224 and 1000 classes.
@@ -13,11 +14,23 @@ var named = map[string]Architecture{
 }
 
 // Named returns an architecture by the name that the command line uses: t, s and b
-// are MILA-T, -S and -B.
+// are MILA-T, -S and -B, and la-t the baseline of the paper's ablation, to which
+// any of the switches that [Names] lists may be appended.
 func Named(name string) (Architecture, bool) {
+	if list, ok := strings.CutPrefix(name, "la-t"); ok {
+		c, ok := BaselineTiny().Switched(list)
+		return c, ok
+	}
 	a, ok := named[name]
 	return a, ok
 }
 
-// Names lists what [Named] knows.
-func Names() []string { return slices.Sorted(maps.Keys(named)) }
+// Names lists what [Named] knows, with one switch at most.
+func Names() []string {
+	names := append(slices.Collect(maps.Keys(named)), "la-t")
+	for _, s := range laSwitches {
+		names = append(names, "la-t"+s.name)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -134,11 +134,12 @@ func (b *planner) chain(fused bool, h, w int, ops ...op) {
 type tokens struct {
 	buffer
 	ld, image int // image: floats of one; 0 in scratch
+	skip      int // columns before the first, which the last image lacks at its end
 }
 
 // tokens allocates n tokens of ld channels for each image.
 func (b *planner) tokens(n, ld int) tokens {
-	return tokens{b.alloc(b.batch * n * ld), ld, n * ld}
+	return tokens{buffer: b.alloc(b.batch * n * ld), ld: ld, image: n * ld}
 }
 
 // between allocates the result of an operation that only the operations after it
@@ -147,7 +148,7 @@ func (b *planner) between(fused bool, h, w, ld int, used *int) tokens {
 	if !fused {
 		return b.tokens(h*w, ld)
 	}
-	m := tokens{buffer{*used, b.bands(h, w).rows * w * ld}, ld, 0}
+	m := tokens{buffer: buffer{*used, b.bands(h, w).rows * w * ld}, ld: ld}
 	*used += m.n
 	b.need(*used)
 	return m
@@ -155,7 +156,7 @@ func (b *planner) between(fused bool, h, w, ld int, used *int) tokens {
 
 // image returns all tokens of one image.
 func (p *Plan) image(m tokens, i int) []float32 {
-	return p.f(buffer{m.off + i*m.image, m.image})
+	return p.f(buffer{m.off + i*m.image, m.image - m.skip})
 }
 
 // rows returns the tokens of t's image from the first of its rows on, for rows of
@@ -165,4 +166,11 @@ func (p *Plan) rows(m tokens, t tile, w int) []float32 {
 		return p.work(t.worker)[m.off : m.off+m.n]
 	}
 	return p.image(m, t.image)[t.r0*w*m.ld:]
+}
+
+// columnsOf returns x from a column on.
+func columnsOf(x tokens, column int) tokens {
+	x.off += column
+	x.skip += column
+	return x
 }

@@ -59,7 +59,7 @@ func (b *planner) scans(y tokens, e, l int, z *tokens, offset int, state []float
 	chunks := ceilDiv(e, scanChunk)
 	most := 0
 	for _, s := range passes {
-		b.count(l*e*s.rank + l*e*(3*s.n+1))
+		b.count(l*e*s.rank + 9*l*e*s.n)
 		most = max(most, s.n)
 	}
 	b.need(l*scanChunk + most*scanChunk)

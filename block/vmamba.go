@@ -62,8 +62,8 @@ func (c VMamba) Tensors() []TensorSpec { return declared(c) }
 // Params returns the number of trainable parameters.
 func (c VMamba) Params() int { return countParams(declared(c)) }
 
-// MACs returns the multiply-adds of one image; a scan counts three for each state
-// and one for D.
+// MACs returns the multiply-adds of one image. A scan counts nine for each state and
+// a norm five for each channel, as in the published figures.
 func (c VMamba) MACs(h, w int) int64 { return plannedMACs(c, h, w) }
 
 type vmambaNet struct {
@@ -158,18 +158,7 @@ func (c VMamba) block(l *loader, p string, d, e int) vmambaBlock {
 }
 
 func (m *vmambaNet) check(batch, h, w int) error {
-	return multipleOf32(m.cfg, m.cfg.EmbedDim, batch, h, w)
-}
-
-// multipleOf32 accepts what the stages of a pyramid divide without a remainder.
-func multipleOf32(a Architecture, dim, batch, h, w int) error {
-	if h%32 != 0 || w%32 != 0 {
-		return fmt.Errorf("block: images of %d x %d; this model (%v) takes multiples of 32: resize or pad the image", h, w, a)
-	}
-	if float64(batch)*float64(h)*float64(w)*float64(dim) > 1<<30 {
-		return fmt.Errorf("block: a batch of %d images of %d x %d needs more than 32 GiB; use a smaller batch or image", batch, h, w)
-	}
-	return nil
+	return multipleOf(32, m.cfg, m.cfg.EmbedDim, batch, h, w)
 }
 
 func (m *vmambaNet) channels() []featureMap {
@@ -229,7 +218,7 @@ func (m *vmambaNet) block(b *planner, blk *vmambaBlock, st *vmambaStage, x token
 	fused, used := b.byRows(h, w), 0
 	xi, v, proj := b.tokens(l, blk.in.n), b.tokens(l, e), b.tokens(l, ceilDiv(blk.proj.n, lanes)*lanes)
 	u := b.between(fused, h, w, st.dim, &used)
-	b.chain(fused, h, w, b.normed(u, x, w, normEps), b.project(xi, u, h, w, &blk.in, kernels.Identity, nil))
+	b.chain(fused, h, w, b.normed(u, x, h, w, normEps), b.project(xi, u, h, w, &blk.in, kernels.Identity, nil))
 	if !fused {
 		b.release(u.buffer)
 	}
@@ -243,7 +232,7 @@ func (m *vmambaNet) block(b *planner, blk *vmambaBlock, st *vmambaStage, x token
 	}
 	b.scans(y, e, l, nil, 0, nil, passes...)
 
-	normed := b.normed(y, y, w, normEps)
+	normed := b.normed(y, y, h, w, normEps)
 	if m.cfg.Vanilla { // y = LN(y) ⊙ SiLU(z)
 		normed = op{run: func(t tile) {
 			n := (t.r1 - t.r0) * w
@@ -271,6 +260,7 @@ func (b *planner) merge(x tokens, h, w int, l *linear) (y tokens, oh, ow int) {
 	fused, used := b.byRows(oh, ow), 0
 	y = b.tokens(oh*ow, l.n)
 	wide := b.between(fused, oh, ow, 4*c, &used)
+	b.count(normMACs * oh * ow * 4 * c)
 	b.chain(fused, oh, ow, op{run: func(t tile) {
 		from, to := p.image(x, t.image), p.rows(wide, t, ow)
 		for i := range (t.r1 - t.r0) * ow {

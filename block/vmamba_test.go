@@ -2,6 +2,7 @@ package block
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -37,17 +38,7 @@ func naiveVMamba(n naive, c VMamba, x []float64, h, w int) []float64 {
 		switch {
 		case i == 3:
 		case c.Vanilla:
-			var merged []float64
-			for r := 0; r < h; r += 2 {
-				for s := 0; s < w; s += 2 {
-					for _, at := range [][2]int{{r, s}, {r + 1, s}, {r, s + 1}, {r + 1, s + 1}} {
-						t := at[0]*w + at[1]
-						merged = append(merged, x[t*d:(t+1)*d]...)
-					}
-				}
-			}
-			x = n.linear(p+"reduction", n.layerNorm(p+"norm", merged, 4*d, normEps), 4*d)
-			h, w = h/2, w/2
+			x, h, w = naiveMerge(n, strings.TrimSuffix(p, "."), x, h, w, d)
 		default:
 			x, h, w = n.conv(p+"1", x, h, w, d, 2, 1, 1)
 			x = n.layerNorm(p+"3", x, 2*d, normEps)
