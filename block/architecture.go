@@ -92,6 +92,14 @@ func plannedMACs(a Architecture, h, w int) int64 {
 	return b.macs
 }
 
+// ownSize accepts only the size that a model was made for.
+func ownSize(a Architecture, dim, batch, h, w int) error {
+	if _, size := a.Image(); h != size || w != size {
+		return fmt.Errorf("block: this model has an absolute position embedding and runs only at its own size %d x %d, not %d x %d; resize the image", size, size, h, w)
+	}
+	return multipleOf(1, a, dim, batch, h, w)
+}
+
 // multipleOf accepts images that the stages of a pyramid divide without a remainder.
 func multipleOf(n int, a Architecture, dim, batch, h, w int) error {
 	if h%n != 0 || w%n != 0 {

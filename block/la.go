@@ -289,8 +289,8 @@ func (c LinearAttention) block(l *loader, p string, i int) laBlock {
 }
 
 func (m *laNet) check(batch, h, w int) error {
-	if c := m.cfg; c.APE && (h != c.ImgSize || w != c.ImgSize) {
-		return fmt.Errorf("block: this model has an absolute position embedding and runs only at its own size %d x %d, not %d x %d; resize the image", c.ImgSize, c.ImgSize, h, w)
+	if m.cfg.APE {
+		return ownSize(m.cfg, m.cfg.EmbedDim, batch, h, w)
 	}
 	return multipleOf(4<<(len(m.stages)-1), m.cfg, m.cfg.EmbedDim, batch, h, w)
 }
@@ -328,7 +328,7 @@ func (m *laNet) plan(b *planner) {
 			b.tap(downsampleName(i), x, b.batch, h*w, x.ld)
 		}
 	}
-	b.classify(x, h, w, m.norm, m.head)
+	b.classify(x, h, w, m.norm, normEps, m.head)
 }
 
 // block plans one block and returns its result, in x or in place of it.

@@ -203,8 +203,9 @@ func TestPublishedCounts(t *testing.T) {
 		params, macs string // millions, thousands of millions
 	}{
 		{"la-t", "28", "4.5"}, {"la-t+input-gate", "29", "4.5"}, {"la-t+forget-gate", "29", "4.8"}, {"la-t+shortcut", "28", "4.5"},
-		{"la-t-normaliser", "28", "4.5"}, {"la-t-multi-head", "24", "3.9"}, {"la-t+block-all", "28", "4.7"}, {"la-t+block-sub", "30", "4.8"} /* published as 31 */,
+		{"la-t-normaliser", "28", "4.5"}, {"la-t-multi-head", "24", "3.9"}, {"la-t+block-all", "28", "4.7"}, {"la-t+block-sub", "30", "4.8"}, /* published as 31 */
 		{"la-t+ape", "30", "4.5"}, {"la-t+lepe", "28", "4.5"}, {"la-t+cpe", "28", "4.5"}, {"la-t+rope", "28", "4.5"},
+		{"vim-ti", "7", ""}, {"vim-s", "26", ""}, {"vim-b", "98", ""}, // counted in another way
 		{"vmamba-t", "30", "4.9"}, {"vmamba0-t", "23", "5.6"},
 	} {
 		a, ok := Named(c.name)
@@ -212,7 +213,7 @@ func TestPublishedCounts(t *testing.T) {
 			t.Fatalf("%s is unknown", c.name)
 		}
 		params, macs := fmt.Sprintf("%.0f", float64(a.Params())/1e6), fmt.Sprintf("%.1f", float64(a.MACs(224, 224))/1e9)
-		if params != c.params || macs != c.macs {
+		if params != c.params || c.macs != "" && macs != c.macs {
 			t.Errorf("%s: %s M parameters and %s G multiply-adds (%.3f, %.3f), published %s and %s", c.name, params, macs, float64(a.Params())/1e6, float64(a.MACs(224, 224))/1e9, c.params, c.macs)
 		}
 	}

@@ -130,3 +130,52 @@ func (b *planner) depthwiseOp(y, x tokens, offset, c, h, w int, d *depthwise, ac
 			kernels.DWShape{H: h, W: w, Ch: t.j1 - t.j0, LdX: x.ld, LdY: y.ld, LdW: c, Stride: 1, Row0: t.r0, Row1: t.r1}, act)
 	}}
 }
+
+// classify plans the final norm, the mean over tokens and the head.
+func (b *planner) classify(x tokens, h, w int, norm affine, eps float32, head linear) {
+	p, level := b.Plan, b.level
+	b.count(normMACs * h * w * x.ld)
+	c, l := x.ld, h*w
+	u, pooled := b.tokens(l, c), b.tokens(1, c)
+	b.chain(false, h, w, op{run: func(t tile) {
+		kernels.LayerNorm(level, p.rows(u, t, w), c, p.rows(x, t, w), c, (t.r1-t.r0)*w, c, norm.gamma, norm.beta, eps)
+	}})
+	b.when(b.pooledWanted)
+	b.tap("norm", u, b.batch, l, c)
+	b.step(b.batch, func(i, _ int) {
+		kernels.MeanRows(level, p.image(pooled, i), p.image(u, i), c, l, c)
+	})
+	b.when(b.pooledWanted)
+	b.output(pooled, head)
+}
+
+// pooledWanted reports whether pooled features are asked for, or what is made of
+// them.
+func (p *Plan) pooledWanted() bool { return p.dst.Logits != nil || p.dst.Pooled != nil }
+
+// output plans the results that come from pooled features. Without a final norm in
+// the checkpoint nobody asks for them.
+func (b *planner) output(pooled tokens, head linear) {
+	p, level, c := b.Plan, b.level, pooled.ld
+	b.step(1, func(int, int) {
+		for i := range p.batch {
+			if p.dst.Pooled != nil {
+				copy(p.dst.Pooled[i*c:], p.image(pooled, i))
+			}
+		}
+	})
+	b.when(b.pooledWanted)
+	b.tap("pooled", pooled, b.batch, c)
+	n := head.n
+	if n == 0 {
+		return
+	}
+	b.count(n * c)
+	panel := kernels.PanelWidth(level)
+	g := grid{cutRows(1, 1), min(b.threads, ceilDiv(n, panel)), n, panel}
+	b.step(g.tasks(1), func(task, worker int) {
+		t := g.of(task, worker)
+		head.apply(level, p.dst.Logits, n, p.f(pooled.buffer), c, b.batch, t.j0, t.j1, kernels.Epilogue{})
+	})
+	b.when(func() bool { return p.dst.Logits != nil })
+}

@@ -188,39 +188,52 @@ func (m *Mamba) Threads() int { return m.pool.n }
 // mixer is a Mamba block: a selective scan between projections, after a causal
 // convolution, with a gate.
 type mixer struct {
-	width    int // of the convolution
-	in       linear
+	in linear
+	direction
+	out linear
+}
+
+// direction is what a mixer has for each direction of its sequence.
+type direction struct {
+	width    int       // of the convolution
 	conv     []float32 // tap-major
 	convBias []float32
 	proj     linear
 	scan     scanParams
-	out      linear
 }
 
 // mixer loads a block of inner width e; norm is the γ of an RMSNorm before it, or
 // nil.
 func (l *loader) mixer(p string, dim, e, n, rank, width int, bias, convBias bool, norm []float32) mixer {
-	m := mixer{width: width}
-	logs := l.vector(p+"A_log", e, n)
-	m.scan = scanParams{rank: rank, n: n, a: l.scanA(logs, e, n), d: l.vector(p+"D", e)}
-	l.declare(p+"conv1d.weight", e, 1, width)
-	if !l.declares {
-		m.conv = make([]float32, width*e)
-		kernels.PackConv1D(m.conv, l.scratch(p+"conv1d.weight", width*e), e, width)
-	}
-	if convBias {
-		m.convBias = l.vector(p+"conv1d.bias", e)
-	}
+	var m mixer
 	var before *affine
 	if norm != nil {
 		before = &affine{gamma: norm}
 	}
 	m.in = l.linear(p+"in_proj", 2*e, dim, bias, before)
-	m.proj = l.linear(p+"x_proj", rank+2*n, e, false, nil)
-	m.scan.dt = l.linear(p+"dt_proj", e, rank, true, nil)
-	m.scan.dtBias, m.scan.dt.b = m.scan.dt.b, nil // the scan adds it
+	m.direction = l.direction(p, "", e, n, rank, width, convBias)
 	m.out = l.linear(p+"out_proj", dim, e, bias, nil)
 	return m
+}
+
+// direction loads the parameters of a direction, whose names end in suffix.
+func (l *loader) direction(p, suffix string, e, n, rank, width int, convBias bool) direction {
+	d := direction{width: width}
+	logs := l.vector(p+"A"+suffix+"_log", e, n)
+	d.scan = scanParams{rank: rank, n: n, a: l.scanA(logs, e, n), d: l.vector(p+"D"+suffix, e)}
+	conv := p + "conv1d" + suffix
+	l.declare(conv+".weight", e, 1, width)
+	if !l.declares {
+		d.conv = make([]float32, width*e)
+		kernels.PackConv1D(d.conv, l.scratch(conv+".weight", width*e), e, width)
+	}
+	if convBias {
+		d.convBias = l.vector(conv+".bias", e)
+	}
+	d.proj = l.linear(p+"x_proj"+suffix, rank+2*n, e, false, nil)
+	d.scan.dt = l.linear(p+"dt_proj"+suffix, e, rank, true, nil)
+	d.scan.dtBias, d.scan.dt.b = d.scan.dt.b, nil // the scan adds it
+	return d
 }
 
 // convState and scanState are the lengths of a block's states.
@@ -242,8 +255,7 @@ func (b *planner) mixer(m *mixer, y, u tokens, l int, residual bool, conv, state
 	chunks := ceilDiv(e, scanChunk)
 	b.count(l * e * m.width)
 	b.step(chunks, func(chunk, _ int) {
-		c0, c1 := chunk*scanChunk, min(e, (chunk+1)*scanChunk)
-		kernels.Conv1D(level, p.f(x.buffer), conv, p.f(xz.buffer), m.conv, m.convBias, kernels.Conv1DShape{L: l, Ch: e, Width: m.width, LdX: 2 * e, Ch0: c0, Ch1: c1}, kernels.SiLU)
+		m.convolve(level, p.f(x.buffer), p.f(xz.buffer), 2*e, conv, l, chunk, nil)
 	})
 	b.chain(fused, l, 1, b.project(proj, x, l, 1, &m.proj, kernels.Identity, nil))
 	b.scans(x, e, l, &xz, e, state, scanPass{scanParams: &m.scan, u: x, proj: proj})
@@ -253,6 +265,13 @@ func (b *planner) mixer(m *mixer, y, u tokens, l int, residual bool, conv, state
 	}
 	b.chain(fused, l, 1, b.project(y, x, l, 1, &m.out, kernels.Identity, add))
 	b.release(xz.buffer, x.buffer, proj.buffer)
+}
+
+// convolve computes SiLU(conv(x)) for a chunk of channels.
+func (d *direction) convolve(level kernels.Level, y, x []float32, ldx int, state []float32, l, chunk int, order []int32) {
+	e := d.proj.k
+	kernels.Conv1D(level, y, state, x, d.conv, d.convBias, kernels.Conv1DShape{L: l, Ch: e, Width: d.width, LdX: ldx, Order: order,
+		Ch0: chunk * scanChunk, Ch1: min(e, (chunk+1)*scanChunk)}, kernels.SiLU)
 }
 
 // MambaStream is one sequence of tokens on its way through a model. It keeps a

@@ -55,7 +55,7 @@ func (m *mila) plan(b *planner) {
 			x, th, tw = b.downsample(downsampleName(i), st, x, th, tw)
 		}
 	}
-	b.classify(x, th, tw, m.norm, m.head)
+	b.classify(x, th, tw, m.norm, normEps, m.head)
 }
 
 // stem plans patch_embed: four 3x3 convolutions and a 1x1, with BatchNorm
@@ -354,40 +354,4 @@ func (b *planner) feature(i int, st *stage, x tokens, h, w int) {
 	})
 	b.when(func() bool { return p.dst.Features != nil && p.dst.Features[i] != nil })
 	b.release(u.buffer)
-}
-
-// classify plans the final norm, the mean over tokens and the head.
-func (b *planner) classify(x tokens, h, w int, norm affine, head linear) {
-	p, level := b.Plan, b.level
-	b.count(head.n*head.k + normMACs*h*w*x.ld)
-	if norm.gamma == nil {
-		return
-	}
-	c, l := x.ld, h*w
-	wanted := func() bool { return p.dst.Logits != nil || p.dst.Pooled != nil }
-	u, pooled := b.tokens(l, c), b.tokens(1, c)
-	b.chain(false, h, w, op{run: func(t tile) {
-		kernels.LayerNorm(level, p.rows(u, t, w), c, p.rows(x, t, w), c, (t.r1-t.r0)*w, c, norm.gamma, norm.beta, normEps)
-	}})
-	b.when(wanted)
-	b.tap("norm", u, b.batch, l, c)
-	b.step(b.batch, func(i, _ int) {
-		mean := p.image(pooled, i)
-		kernels.MeanRows(level, mean, p.image(u, i), c, l, c)
-		if p.dst.Pooled != nil {
-			copy(p.dst.Pooled[i*c:], mean)
-		}
-	})
-	b.when(wanted)
-	b.tap("pooled", pooled, b.batch, c)
-	if head.w == nil {
-		return
-	}
-	n := head.n
-	g := grid{cutRows(1, 1), min(b.threads, ceilDiv(n, kernels.PanelWidth(level))), n, kernels.PanelWidth(level)}
-	b.step(g.tasks(1), func(task, worker int) {
-		t := g.of(task, worker)
-		head.apply(level, p.dst.Logits, n, p.f(pooled.buffer), c, b.batch, t.j0, t.j1, kernels.Epilogue{})
-	})
-	b.when(func() bool { return p.dst.Logits != nil })
 }

@@ -9,6 +9,7 @@ import (
 // named are the architectures of the papers, for 224 x 224 and 1000 classes.
 var named = map[string]Architecture{
 	"t": Tiny(), "s": Small(), "b": Base(),
+	"vim-ti": vim(192), "vim-s": vim(384), "vim-b": vim(768),
 	"vmamba-t": vmamba(96, 8), "vmamba-s": vmamba(96, 20), "vmamba-b": vmamba(128, 20),
 	"vmamba0-t": vanilla(96, 9), "vmamba0-s": vanilla(96, 27), "vmamba0-b": vanilla(128, 27),
 }

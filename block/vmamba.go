@@ -209,7 +209,7 @@ func (m *vmambaNet) plan(b *planner) {
 		b.release(old.buffer)
 		b.tap(downsampleName(i), x, b.batch, h*w, x.ld)
 	}
-	b.classify(x, h, w, m.norm, m.head)
+	b.classify(x, h, w, m.norm, normEps, m.head)
 }
 
 // block plans one block on x, in place.
