@@ -398,26 +398,73 @@ func (l *loader) classifier(groups has, norm, head string, classes, dim int) (n 
 	return n, h
 }
 
+// batchNorm loads a BatchNorm as a scale and a shift.
+func (l *loader) batchNorm(name string, ch int) (scale, shift []float64) {
+	norm := l.affine(name, ch)
+	mean, variance := l.vector(name+".running_mean", ch), l.vector(name+".running_var", ch)
+	if l.declares {
+		return nil, nil
+	}
+	scale, shift = make([]float64, ch), make([]float64, ch)
+	kernels.FoldBatchNorm(scale, shift, norm.gamma, norm.beta, mean, variance, normEps)
+	return scale, shift
+}
+
+// scaled multiplies each of the rows of w by its scale and returns bias·scale +
+// shift; bias may be nil.
+func scaled(w, bias []float32, scale, shift []float64) []float32 {
+	k, b := len(w)/len(scale), make([]float32, len(scale))
+	for o, s := range scale {
+		for p, v := range w[o*k : (o+1)*k] {
+			w[o*k+p] = float32(float64(v) * s)
+		}
+		b[o] = float32(shift[o])
+		if bias != nil {
+			b[o] = float32(float64(bias[o])*s + shift[o])
+		}
+	}
+	return b
+}
+
+// convNorm loads a dense convolution with the BatchNorm after it.
+func (l *loader) convNorm(conv, norm string, co, ci, ks int, bias bool) linear {
+	c := linear{n: co, k: ci * ks * ks}
+	l.declare(conv+".weight", co, ci, ks, ks)
+	var b []float32
+	if bias {
+		b = l.vector(conv+".bias", co)
+	}
+	scale, shift := l.batchNorm(norm, co)
+	if l.declares {
+		return c
+	}
+	w := l.scratch(conv+".weight", co*c.k)
+	c.b = scaled(w, b, scale, shift)
+	c.w = make([]float32, kernels.PackedLen(l.level, co, c.k))
+	kernels.PackConv(l.level, c.w, w, co, ci, ks, ks)
+	return c
+}
+
+// depthwiseNorm loads a depthwise 3x3 convolution with the BatchNorm after it.
+func (l *loader) depthwiseNorm(conv, norm string, ch int, bias bool) depthwise {
+	l.declare(conv+".weight", ch, 1, 3, 3)
+	var b []float32
+	if bias {
+		b = l.vector(conv+".bias", ch)
+	}
+	scale, shift := l.batchNorm(norm, ch)
+	if l.declares {
+		return depthwise{}
+	}
+	w := l.scratch(conv+".weight", 9*ch)
+	d := depthwise{w9: make([]float32, 9*ch), b: scaled(w, b, scale, shift)}
+	kernels.PackDW3x3(d.w9, w, ch)
+	return d
+}
+
 // convBN loads a convolution and folds the BatchNorm after it in. The official
 // model gives only the 1x1 convolutions of downsampling a bias of their own.
 func (l *loader) convBN(name string, co, ci, ks int) linear {
-	norm := l.affine(name+".norm", co)
-	mean, variance := l.tensor(name+".norm.running_mean", co), l.tensor(name+".norm.running_var", co)
-	scale, shift := make([]float64, co), make([]float64, co)
-	kernels.FoldBatchNorm(scale, shift, norm.gamma, norm.beta, mean, variance, normEps)
-	b := make([]float32, co)
-	if s, ok := l.w.Shape(name + ".conv.bias"); ok && len(s) == 1 {
-		l.read(name+".conv.bias", b)
-	}
-	k := ci * ks * ks
-	w := l.scratch(name+".conv.weight", co*k)
-	for o := range co {
-		for p, v := range w[o*k : (o+1)*k] {
-			w[o*k+p] = float32(float64(v) * scale[o])
-		}
-		b[o] = float32(float64(b[o])*scale[o] + shift[o])
-	}
-	packed := make([]float32, kernels.PackedLen(l.level, co, k))
-	kernels.PackConv(l.level, packed, w, co, ci, ks, ks)
-	return linear{w: packed, b: b, n: co, k: k}
+	_, bias := l.w.Shape(name + ".conv.bias")
+	return l.convNorm(name+".conv", name+".norm", co, ci, ks, bias)
 }

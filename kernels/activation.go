@@ -71,6 +71,18 @@ func Sigmoid(l Level, y, x []float32) {
 	activateAll(l, fnSigmoid, y, x)
 }
 
+// Softplus computes y[i] = log(1 + exp(x[i])), which is x[i] above 20. Slices have
+// the same length; y may be x.
+func Softplus(l Level, y, x []float32) {
+	l = l.resolve("Softplus")
+	checkSame("Softplus", y, x)
+	if l == Generic {
+		ref.SoftplusAll(y, x)
+		return
+	}
+	activateAll(l, fnSoftplus, y, x)
+}
+
 // Softmax sets each of the dense rows of n elements to
 // exp(x - max) / Σ exp(x - max). A row that holds a NaN becomes all NaN. y may
 // be x.

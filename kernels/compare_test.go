@@ -206,6 +206,27 @@ func (e *testEnv) dwconv(h, w, ch int) {
 	e.scaled(name+" add mul in place", add, want, 1, 2e-6)
 }
 
+func TestDWValid(t *testing.T) {
+	eachLevel(t, func(e *testEnv) {
+		for _, ch := range []int{1, 7, 8, 9, 16, 17, 40} {
+			for _, size := range [][2]int{{1, 1}, {2, 3}, {1, 4}, {3, 9}} {
+				for _, k := range []int{1, 5, 7} {
+					s := kernels.DWValidShape{OutH: size[0], OutW: size[1], Ch: ch, K: k, LdX: ch + 2, LdY: ch + 1}
+					s.RowX = (s.OutW+k-1)*s.LdX + 3
+					x := e.random((s.OutH+k-2)*s.RowX + (s.OutW+k-2)*s.LdX + ch)
+					w, y := e.random(k*k*ch), e.random((s.OutH*s.OutW-1)*s.LdY+ch)
+					for _, bias := range [][]float32{nil, e.random(ch)} {
+						want := copyOf(y)
+						ref.DWValid(want, x, w, bias, s)
+						kernels.DWValid(e.level, y, x, w, bias, s)
+						e.scaled(fmt.Sprintf("dwvalid %+v", s), y, want, 1, 5e-6)
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestLinAttn(t *testing.T) {
 	eachLevel(t, func(e *testEnv) {
 		for _, s := range []kernels.LinAttnShape{
@@ -335,6 +356,9 @@ func (e *testEnv) rows(rows, c int) {
 	ref.Sigmoid(wout, a)
 	kernels.Sigmoid(e.level, out, a)
 	e.near("sigmoid", out, wout, 1e-6)
+	ref.SoftplusAll(wout, a)
+	kernels.Softplus(e.level, out, a)
+	e.near("softplus", out, wout, 1e-6)
 	if rows > 0 {
 		mean, wmean := e.alloc(c), make([]float32, c)
 		ref.MeanRows(wmean, x, ld, rows, c)

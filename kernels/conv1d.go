@@ -59,11 +59,11 @@ func Conv1D(l Level, y, state, x, w, bias []float32, s Conv1DShape, act Activati
 	if bias != nil {
 		checkLen(op, "bias", bias, s.Ch)
 	}
-	if s.L == 0 || s.Ch0 == s.Ch1 {
-		return
-	}
-	switch l {
-	default:
+	switch {
+	case s.L == 0 || s.Ch0 == s.Ch1:
+	case l == Generic:
 		generic.Conv1D(y, state, x, w, bias, s, act)
+	default:
+		conv1dVector(l, y, state, x, w, bias, s, act)
 	}
 }

@@ -102,6 +102,7 @@ const (
 	fnExp Activation = iota + 32
 	fnSigmoid
 	fnErf
+	fnSoftplus
 )
 
 // activateVector applies a to rows x cols elements; y may be x.
@@ -133,6 +134,8 @@ func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ld
 			amd64.SigmoidAVX512(yp, ldy, xp, ldx, rows, cols)
 		case fnErf:
 			amd64.ErfAVX512(yp, ldy, xp, ldx, rows, cols)
+		case fnSoftplus:
+			amd64.SoftplusAVX512(yp, ldy, xp, ldx, rows, cols)
 		}
 		return
 	}
@@ -151,6 +154,8 @@ func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ld
 		amd64.SigmoidAVX2(yp, ldy, xp, ldx, rows, cols)
 	case fnErf:
 		amd64.ErfAVX2(yp, ldy, xp, ldx, rows, cols)
+	case fnSoftplus:
+		amd64.SoftplusAVX2(yp, ldy, xp, ldx, rows, cols)
 	}
 }
 
@@ -245,6 +250,29 @@ func dwpixels(l Level, y, x, w9, bias []float32, s DWShape) {
 		}
 		for j := inner; j < ow; j++ {
 			pixels(j, 1, 0, w-(j*stride-1))
+		}
+	}
+}
+
+// dwvalidVector is generic.DWValid at level AVX2 or AVX512.
+func dwvalidVector(l Level, y, x, w, bias []float32, s DWValidShape) {
+	vector := 16
+	if l == AVX2 {
+		vector = 8
+	}
+	most := max(1, callWork/(s.K*s.K*vector))
+	for i := range s.OutH {
+		for c := 0; c < s.Ch; c += vector {
+			lanes := min(vector, s.Ch-c)
+			for j := 0; j < s.OutW; j += most {
+				n := min(most, s.OutW-j)
+				out, in := &y[(i*s.OutW+j)*s.LdY+c], &x[i*s.RowX+j*s.LdX+c]
+				if l == AVX512 {
+					amd64.DWTapsAVX512(out, in, &w[c], orNil(bias, c), s.RowX, s.LdX, s.LdY, s.Ch, lanes, n, s.K)
+				} else {
+					amd64.DWTapsAVX2(out, in, &w[c], orNil(bias, c), s.RowX, s.LdX, s.LdY, s.Ch, lanes, n, s.K)
+				}
+			}
 		}
 	}
 }

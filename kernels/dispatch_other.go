@@ -14,6 +14,7 @@ const (
 	fnExp Activation = iota + 32
 	fnSigmoid
 	fnErf
+	fnSoftplus
 )
 
 func gemmVector(Level, []float32, int, []float32, generic.Rows, []float32, int, int, *Epilogue) {
@@ -25,6 +26,10 @@ func activateVector(Level, Activation, []float32, int, []float32, int, int, int)
 }
 
 func dwconvVector(Level, []float32, []float32, []float32, []float32, DWShape, generic.DW) {
+	panic("kernels: no assembly in this build")
+}
+
+func dwvalidVector(Level, []float32, []float32, []float32, []float32, DWValidShape) {
 	panic("kernels: no assembly in this build")
 }
 

@@ -117,3 +117,52 @@ func dwconv(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
 		generic.DWConv3x3(y, x, w9, bias, s, d)
 	}
 }
+
+// PackDW turns depthwise weights of k x k taps from PyTorch's order (ch, 1, k, k)
+// into the tap-major order (k·k, ch) of [DWValid]; it is the same at every level.
+func PackDW(dst, w []float32, ch, k int) {
+	checkDims("PackDW", k, k, ch)
+	checkLen("PackDW", "dst", dst, k*k*ch)
+	checkLen("PackDW", "w", w, k*k*ch)
+	ref.NCHW(dst, w, ch, k*k)
+}
+
+// DWValidShape describes a depthwise convolution without padding; see the fields.
+type DWValidShape = ref.DWValidShape
+
+// DWValid computes a depthwise convolution of K x K taps at stride 1 without
+// padding, of an image that has a border where padding is wanted (as [Conv2D]):
+//
+//	y[i,j,c] = bias[c] + Σ_{r,t} x[i+r, j+t, c] · w[r·K+t, c]
+//
+// x has (OutH+K-1) x (OutW+K-1) pixels, w is tap-major (see [PackDW]), bias may be
+// nil. y must not overlap the inputs. For 3x3 taps [DWConv3x3] is faster.
+func DWValid(l Level, y, x, w, bias []float32, s DWValidShape) {
+	const op = "DWValid"
+	l = l.resolve(op)
+	checkDims(op, s.OutH, s.OutW, s.Ch)
+	checkDims(op, s.K, s.K, s.Ch)
+	if s.K < 1 {
+		fail(op, "%d x %d taps", s.K, s.K)
+	}
+	if s.OutH == 0 || s.OutW == 0 || s.Ch == 0 {
+		return
+	}
+	if s.LdX < s.Ch || s.LdY < s.Ch {
+		fail(op, "pixels are %d and %d floats apart, with %d channels", s.LdX, s.LdY, s.Ch)
+	}
+	checkDims(op, s.OutH+s.K, s.RowX)
+	checkDims(op, s.OutW+s.K, s.LdX)
+	checkDims(op, s.OutH, s.OutW, s.LdY)
+	checkMatrix(op, "x", x, s.RowX, s.OutH+s.K-1, (s.OutW+s.K-2)*s.LdX+s.Ch)
+	checkMatrix(op, "y", y, s.LdY, s.OutH*s.OutW, s.Ch)
+	checkLen(op, "w", w, s.K*s.K*s.Ch)
+	if bias != nil {
+		checkLen(op, "bias", bias, s.Ch)
+	}
+	if l == Generic {
+		generic.DWValid(y, x, w, bias, s)
+		return
+	}
+	dwvalidVector(l, y, x, w, bias, s)
+}

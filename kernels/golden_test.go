@@ -172,7 +172,7 @@ func TestGoldenActivations(t *testing.T) {
 	}
 	for name, f := range map[string]func(l kernels.Level, y, x []float32){
 		"relu": of(kernels.ReLU), "silu": of(kernels.SiLU), "gelu_erf": of(kernels.GELU), "elu_plus_1": of(kernels.ELU1),
-		"exp": kernels.Exp, "erf": kernels.Erf, "sigmoid": kernels.Sigmoid,
+		"exp": kernels.Exp, "erf": kernels.Erf, "sigmoid": kernels.Sigmoid, "softplus": kernels.Softplus,
 	} {
 		want := s.F32(name)
 		if want == nil {

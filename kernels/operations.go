@@ -18,8 +18,8 @@ func Operations(l Level) []Operation {
 		rows, functions = fast, fast
 	}
 	return []Operation{
-		{"Gemm", fast}, {"Conv2D", fast}, {"DWConv3x3, Residual, AddMul", fast},
-		{"LinAttnKV, LinAttnReadout", heads}, {"LayerNorm, RMSNorm, Add, Mul", rows}, {"Activate, Exp, Erf, Sigmoid", functions},
+		{"Gemm", fast}, {"Conv2D", fast}, {"DWConv3x3, Residual, AddMul, DWValid", fast},
+		{"LinAttnKV, LinAttnReadout", heads}, {"Scan, Conv1D", rows}, {"LayerNorm, RMSNorm, Add, Mul", rows}, {"Activate, Exp, Erf, Sigmoid, Softplus", functions},
 		{"RoPE2D", plain}, {"MeanRows", plain}, {"Softmax", plain}, {"ScaleShift", plain},
 	}
 }

@@ -21,15 +21,14 @@ type ScanA struct {
 	panels        []float32 // times log2 e
 }
 
-// Powers reports whether A[c, n] = (n+1)·A[c, 0], up to 4 units in the last place
-// of the product, as Mamba initialises it (A = -1, -2, .. -N). The levels then take
-// one exponential a token and channel and multiply for the other N-1: state n
-// decays by the n+1-th power, whose relative error is at most n+1 times that of the
-// first plus one rounding for each of at most 2·log2(n+1) products, and A counts
-// as (n+1)·A[c, 0] exactly.
+// Powers reports whether A[c, n] = (n+1)·A[c, 0] up to 4 units in the last place, as
+// Mamba initialises it: A = -1, -2, .. -N. Then A counts as exactly that, one
+// exponential a token and channel is enough, and decay n is its n+1-th power by
+// products of few powers. The relative error of decay n is at most
+// 2^-22·(n+1+|δ·A[c, n]|) instead of 2^-22·(1+|δ·A[c, n]|).
 func (a *ScanA) Powers() bool { return a.powers }
 
-// General returns a without the shortcut that [ScanA.Powers] describes.
+// General returns a without the shortcut of [ScanA.Powers].
 func (a ScanA) General() *ScanA {
 	a.powers = false
 	return &a
@@ -40,6 +39,8 @@ func (a ScanA) General() *ScanA {
 // level. Positive elements are allowed: their states grow.
 func NewScanA(a []float32, ch, n, groups int) *ScanA {
 	const op = "NewScanA"
+	checkScanDims(op, ch, n, groups)
+	checkLen(op, "a", a, ch*n)
 	packed := &ScanA{ch: ch, n: n, groups: max(groups, 1), powers: n > 1, panels: make([]float32, PackedScanLen(ch, n, groups))}
 	PackScan(packed.panels, a, ch, n, groups)
 	for i, v := range packed.panels {
@@ -149,7 +150,7 @@ func checkOrder(op string, order []int32, steps int) (tokens int) {
 // every token t in the sequence s.Order,
 //
 //	δ      = delta[t, c] + DeltaBias[c], then log(1 + exp(δ)) if o.Softplus
-//	h[n,c] = exp(δ · A[c, n]) · h[n, c] + δ · u[t, c] · b[t, g, n]
+//	h[n,c] = exp(δ · A[c, n]) · h[n, c] + δ · u[t, c] · b[t, g, n]  (without δ · where o.NoInputGate)
 //	y[t,c] = (Σ_n c[t, g, n] · h[n, c] + D[c] · u[t, c]) · SiLU(z[t, c])
 //
 // y, u, delta and z are tokens x channels; b and c are tokens x (Groups, N), or
@@ -162,8 +163,10 @@ func checkOrder(op string, order []int32, steps int) (tokens int) {
 //
 // y may be u, delta or z, of the same distance between tokens, if s.Order has no
 // token twice; apart from that, y and state must not overlap the inputs or each
-// other. Decays below 2^-125 may count as 0. A NaN in u, delta, b, c or the state
-// makes NaN of what depends on it. Algorithm 2 of arXiv 2312.00752.
+// other. Decays below 2^-125 may count as 0; growth beyond the range of float32, by
+// positive elements of A or negative δ, ends in infinities or NaN. A NaN makes NaN of
+// what depends on it. Algorithm 2 of arXiv 2312.00752; how it is computed:
+// kernels/README.md.
 func Scan(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32, s ScanShape, o ScanOptions) {
 	const op = "Scan"
 	l = l.resolve(op)

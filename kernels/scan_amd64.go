@@ -15,6 +15,9 @@ var inOrder = func() (order [amd64.ScanTokens]int32) {
 	return order
 }()
 
+// noBias is the bias of a delta without.
+var noBias [ref.ScanLanes]float32
+
 // orNil returns the address of x[i], or nil for a slice that is not there.
 func orNil(x []float32, i int) *float32 {
 	if x == nil {
@@ -52,12 +55,17 @@ func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32,
 	}
 	in := o.Softplus || o.DeltaBias != nil
 	out := o.Z != nil || s.N != scanPart(s.N, most, general)
+	if l == AVX512 && o.Softplus && o.Z != nil && s.N == most && general == amd64.ScanGeneral && !a.powers {
+		general, in, out = amd64.ScanGated, false, false
+	}
 	call := amd64.ScanCall{LdDelta: size * s.LdDelta, LdStep: size * s.LdDelta, LdU: size * s.LdU, LdState: size * s.Ch,
 		LdB: size * s.LdB, LdC: size * s.LdC, LdSum: size * s.LdY, LdY: size * s.LdY, LdZ: size * s.LdZ,
-		Softplus: flag(o.Softplus), Add: flag(o.Add)}
-	for step := 0; step < s.L; step += amd64.ScanTokens {
+		Softplus: flag(o.Softplus), Add: flag(o.Add), Plain: flag(o.NoInputGate)}
+	blocks := (s.L + amd64.ScanTokens - 1) / amd64.ScanTokens
+	for block := range blocks {
+		step := block * s.L / blocks
 		token := step
-		call.Tokens, call.Order = min(amd64.ScanTokens, s.L-step), &inOrder[0]
+		call.Tokens, call.Order = (block+1)*s.L/blocks-step, &inOrder[0]
 		if s.Order != nil {
 			token, call.Order = 0, &s.Order[step]
 		}
@@ -67,10 +75,13 @@ func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32,
 				ch, first := c0+i, p*s.N*panel+i // of the panel's parameters
 				call.Lanes = min(vector, channels-i)
 				call.Delta, call.U = &delta[token*s.LdDelta+ch], &u[token*s.LdU+ch]
-				call.Y = &y[token*s.LdY+ch]
+				call.Y, call.Z = &y[token*s.LdY+ch], orNil(o.Z, token*s.LdZ+ch)
 				call.Step, call.StepOrder = call.Delta, call.Order
+				if call.Bias = &noBias[0]; o.DeltaBias != nil {
+					call.Bias = &o.DeltaBias[ch]
+				}
 				if in {
-					call.Bias, call.Work = orNil(o.DeltaBias, ch), &steps[0]
+					call.Work = &steps[0]
 					if l == AVX512 {
 						amd64.ScanInAVX512(&call)
 					} else {
@@ -102,7 +113,7 @@ func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32,
 					call.D, call.Onto = nil, 1
 				}
 				if out {
-					call.Z, call.Work = orNil(o.Z, token*s.LdZ+ch), &sums[0]
+					call.Work = &sums[0]
 					if l == AVX512 {
 						amd64.ScanOutAVX512(&call)
 					} else {
@@ -117,7 +128,7 @@ func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32,
 // scanPart returns how many of n states the next pass over the tokens takes.
 func scanPart(n, most, form int) int {
 	switch {
-	case n >= most && form == amd64.ScanGeneral:
+	case n >= most && (form == amd64.ScanGeneral || form == amd64.ScanGated):
 		return most
 	case n >= 4:
 		return 4
@@ -131,4 +142,26 @@ func scanRow(x []float32, panels bool, row, element int) *float32 {
 		return &x[row]
 	}
 	return &x[element]
+}
+
+// conv1dVector is generic.Conv1D at level AVX2 or AVX512.
+func conv1dVector(l Level, y, state, x, w, bias []float32, s Conv1DShape, act Activation) {
+	vector, silu := ref.ScanLanes, flag(act == SiLU)
+	if l == AVX2 {
+		vector = 8
+	}
+	for step := 0; step < s.L; step += amd64.ScanTokens {
+		tokens, token, order := min(amd64.ScanTokens, s.L-step), step, &inOrder[0]
+		if s.Order != nil {
+			token, order = 0, &s.Order[step]
+		}
+		for c := s.Ch0; c < s.Ch1; c += vector {
+			lanes := min(vector, s.Ch1-c)
+			if l == AVX512 {
+				amd64.Conv1DAVX512(&y[token*s.LdY+c], s.LdY, &x[token*s.LdX+c], s.LdX, &state[c], s.Ch, &w[c], s.Ch, orNil(bias, c), order, tokens, s.Width, lanes, silu)
+			} else {
+				amd64.Conv1DAVX2(&y[token*s.LdY+c], s.LdY, &x[token*s.LdX+c], s.LdX, &state[c], s.Ch, &w[c], s.Ch, orNil(bias, c), order, tokens, s.Width, lanes, silu)
+			}
+		}
+	}
 }

@@ -2847,3 +2847,184 @@ pixel33tail:
 	DECQ CX
 	JNZ pixel33tail
 	JMP blockend
+
+// func DWTapsAVX2(y, x, w, bias *float32, ldrow, ldx, ldy, ldw, lanes, n, k int)
+TEXT ·DWTapsAVX2(SB), 0, $128-88
+	VXORPS X8, X8, X8
+	MOVQ lanes+64(FP), CX
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
+	MOVQ bias+24(FP), AX
+	TESTQ AX, AX
+	JZ unbiased
+	VMASKMOVPS (AX), Y7, Y8
+unbiased:
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ ldrow+32(FP), R8
+	MOVQ ldx+40(FP), R9
+	MOVQ ldw+56(FP), R11
+	MOVQ n+72(FP), CX
+	SHLQ $2, R8
+	SHLQ $2, R9
+	SHLQ $2, R11
+	LEAQ (R9)(R9*2), R10
+	CMPQ lanes+64(FP), $8
+	JLT p4trueend
+p4true:
+	CMPQ CX, $4
+	JLT p4trueend
+	VMOVAPS Y8, Y0
+	VMOVAPS Y8, Y1
+	VMOVAPS Y8, Y2
+	VMOVAPS Y8, Y3
+	MOVQ SI, DX
+	MOVQ w+16(FP), BX
+	MOVQ k+80(FP), R12
+p4truerow:
+	MOVQ DX, AX
+	MOVQ k+80(FP), R13
+	PCALIGN $32
+p4truetap:
+	VMOVUPS (BX), Y4
+	VFMADD231PS (AX), Y4, Y0
+	VFMADD231PS (AX)(R9*1), Y4, Y1
+	VFMADD231PS (AX)(R9*2), Y4, Y2
+	VFMADD231PS (AX)(R10*1), Y4, Y3
+	ADDQ R9, AX
+	ADDQ R11, BX
+	DECQ R13
+	JNZ p4truetap
+	ADDQ R8, DX
+	DECQ R12
+	JNZ p4truerow
+	MOVQ ldy+48(FP), AX
+	SHLQ $2, AX
+	VMOVUPS Y0, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMOVUPS Y1, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMOVUPS Y2, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMOVUPS Y3, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	SUBQ $4, CX
+	JMP p4true
+p4trueend:
+p4false:
+	CMPQ CX, $4
+	JLT p4falseend
+	VMOVAPS Y8, Y0
+	VMOVAPS Y8, Y1
+	VMOVAPS Y8, Y2
+	VMOVAPS Y8, Y3
+	MOVQ SI, DX
+	MOVQ w+16(FP), BX
+	MOVQ k+80(FP), R12
+p4falserow:
+	MOVQ DX, AX
+	MOVQ k+80(FP), R13
+	PCALIGN $32
+p4falsetap:
+	VMASKMOVPS (BX), Y7, Y4
+	VMASKMOVPS (AX), Y7, Y5
+	VFMADD231PS Y5, Y4, Y0
+	VMASKMOVPS (AX)(R9*1), Y7, Y5
+	VFMADD231PS Y5, Y4, Y1
+	VMASKMOVPS (AX)(R9*2), Y7, Y5
+	VFMADD231PS Y5, Y4, Y2
+	VMASKMOVPS (AX)(R10*1), Y7, Y5
+	VFMADD231PS Y5, Y4, Y3
+	ADDQ R9, AX
+	ADDQ R11, BX
+	DECQ R13
+	JNZ p4falsetap
+	ADDQ R8, DX
+	DECQ R12
+	JNZ p4falserow
+	MOVQ ldy+48(FP), AX
+	SHLQ $2, AX
+	VMASKMOVPS Y0, Y7, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMASKMOVPS Y1, Y7, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMASKMOVPS Y2, Y7, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMASKMOVPS Y3, Y7, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	SUBQ $4, CX
+	JMP p4false
+p4falseend:
+	CMPQ lanes+64(FP), $8
+	JLT p1trueend
+p1true:
+	CMPQ CX, $1
+	JLT p1trueend
+	VMOVAPS Y8, Y0
+	MOVQ SI, DX
+	MOVQ w+16(FP), BX
+	MOVQ k+80(FP), R12
+p1truerow:
+	MOVQ DX, AX
+	MOVQ k+80(FP), R13
+	PCALIGN $32
+p1truetap:
+	VMOVUPS (BX), Y4
+	VFMADD231PS (AX), Y4, Y0
+	ADDQ R9, AX
+	ADDQ R11, BX
+	DECQ R13
+	JNZ p1truetap
+	ADDQ R8, DX
+	DECQ R12
+	JNZ p1truerow
+	MOVQ ldy+48(FP), AX
+	SHLQ $2, AX
+	VMOVUPS Y0, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	SUBQ $1, CX
+	JMP p1true
+p1trueend:
+p1false:
+	CMPQ CX, $1
+	JLT p1falseend
+	VMOVAPS Y8, Y0
+	MOVQ SI, DX
+	MOVQ w+16(FP), BX
+	MOVQ k+80(FP), R12
+p1falserow:
+	MOVQ DX, AX
+	MOVQ k+80(FP), R13
+	PCALIGN $32
+p1falsetap:
+	VMASKMOVPS (BX), Y7, Y4
+	VMASKMOVPS (AX), Y7, Y5
+	VFMADD231PS Y5, Y4, Y0
+	ADDQ R9, AX
+	ADDQ R11, BX
+	DECQ R13
+	JNZ p1falsetap
+	ADDQ R8, DX
+	DECQ R12
+	JNZ p1falserow
+	MOVQ ldy+48(FP), AX
+	SHLQ $2, AX
+	VMASKMOVPS Y0, Y7, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	SUBQ $1, CX
+	JMP p1false
+p1falseend:
+end:
+	VZEROUPPER
+	RET

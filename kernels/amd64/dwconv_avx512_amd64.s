@@ -1878,3 +1878,185 @@ pixel33:
 	DECQ CX
 	JNZ pixel33
 	JMP blockend
+
+// func DWTapsAVX512(y, x, w, bias *float32, ldrow, ldx, ldy, ldw, lanes, n, k int)
+TEXT ·DWTapsAVX512(SB), 0, $128-88
+	VXORPS X8, X8, X8
+	MOVQ lanes+64(FP), CX
+	MOVL $1, AX
+	SHLL CX, AX
+	DECL AX
+	KMOVW AX, K1
+	MOVQ bias+24(FP), AX
+	TESTQ AX, AX
+	JZ unbiased
+	VMOVUPS.Z (AX), K1, Z8
+unbiased:
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ ldrow+32(FP), R8
+	MOVQ ldx+40(FP), R9
+	MOVQ ldw+56(FP), R11
+	MOVQ n+72(FP), CX
+	SHLQ $2, R8
+	SHLQ $2, R9
+	SHLQ $2, R11
+	LEAQ (R9)(R9*2), R10
+	CMPQ lanes+64(FP), $16
+	JLT p4trueend
+p4true:
+	CMPQ CX, $4
+	JLT p4trueend
+	VMOVAPS Z8, Z0
+	VMOVAPS Z8, Z1
+	VMOVAPS Z8, Z2
+	VMOVAPS Z8, Z3
+	MOVQ SI, DX
+	MOVQ w+16(FP), BX
+	MOVQ k+80(FP), R12
+p4truerow:
+	MOVQ DX, AX
+	MOVQ k+80(FP), R13
+	PCALIGN $32
+p4truetap:
+	VMOVUPS (BX), Z4
+	VFMADD231PS (AX), Z4, Z0
+	VFMADD231PS (AX)(R9*1), Z4, Z1
+	VFMADD231PS (AX)(R9*2), Z4, Z2
+	VFMADD231PS (AX)(R10*1), Z4, Z3
+	ADDQ R9, AX
+	ADDQ R11, BX
+	DECQ R13
+	JNZ p4truetap
+	ADDQ R8, DX
+	DECQ R12
+	JNZ p4truerow
+	MOVQ ldy+48(FP), AX
+	SHLQ $2, AX
+	VMOVUPS Z0, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMOVUPS Z1, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMOVUPS Z2, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMOVUPS Z3, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	SUBQ $4, CX
+	JMP p4true
+p4trueend:
+p4false:
+	CMPQ CX, $4
+	JLT p4falseend
+	VMOVAPS Z8, Z0
+	VMOVAPS Z8, Z1
+	VMOVAPS Z8, Z2
+	VMOVAPS Z8, Z3
+	MOVQ SI, DX
+	MOVQ w+16(FP), BX
+	MOVQ k+80(FP), R12
+p4falserow:
+	MOVQ DX, AX
+	MOVQ k+80(FP), R13
+	PCALIGN $32
+p4falsetap:
+	VMOVUPS.Z (BX), K1, Z4
+	VMOVUPS.Z (AX), K1, Z5
+	VFMADD231PS Z5, Z4, Z0
+	VMOVUPS.Z (AX)(R9*1), K1, Z5
+	VFMADD231PS Z5, Z4, Z1
+	VMOVUPS.Z (AX)(R9*2), K1, Z5
+	VFMADD231PS Z5, Z4, Z2
+	VMOVUPS.Z (AX)(R10*1), K1, Z5
+	VFMADD231PS Z5, Z4, Z3
+	ADDQ R9, AX
+	ADDQ R11, BX
+	DECQ R13
+	JNZ p4falsetap
+	ADDQ R8, DX
+	DECQ R12
+	JNZ p4falserow
+	MOVQ ldy+48(FP), AX
+	SHLQ $2, AX
+	VMOVUPS Z0, K1, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMOVUPS Z1, K1, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMOVUPS Z2, K1, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	VMOVUPS Z3, K1, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	SUBQ $4, CX
+	JMP p4false
+p4falseend:
+	CMPQ lanes+64(FP), $16
+	JLT p1trueend
+p1true:
+	CMPQ CX, $1
+	JLT p1trueend
+	VMOVAPS Z8, Z0
+	MOVQ SI, DX
+	MOVQ w+16(FP), BX
+	MOVQ k+80(FP), R12
+p1truerow:
+	MOVQ DX, AX
+	MOVQ k+80(FP), R13
+	PCALIGN $32
+p1truetap:
+	VMOVUPS (BX), Z4
+	VFMADD231PS (AX), Z4, Z0
+	ADDQ R9, AX
+	ADDQ R11, BX
+	DECQ R13
+	JNZ p1truetap
+	ADDQ R8, DX
+	DECQ R12
+	JNZ p1truerow
+	MOVQ ldy+48(FP), AX
+	SHLQ $2, AX
+	VMOVUPS Z0, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	SUBQ $1, CX
+	JMP p1true
+p1trueend:
+p1false:
+	CMPQ CX, $1
+	JLT p1falseend
+	VMOVAPS Z8, Z0
+	MOVQ SI, DX
+	MOVQ w+16(FP), BX
+	MOVQ k+80(FP), R12
+p1falserow:
+	MOVQ DX, AX
+	MOVQ k+80(FP), R13
+	PCALIGN $32
+p1falsetap:
+	VMOVUPS.Z (BX), K1, Z4
+	VMOVUPS.Z (AX), K1, Z5
+	VFMADD231PS Z5, Z4, Z0
+	ADDQ R9, AX
+	ADDQ R11, BX
+	DECQ R13
+	JNZ p1falsetap
+	ADDQ R8, DX
+	DECQ R12
+	JNZ p1falserow
+	MOVQ ldy+48(FP), AX
+	SHLQ $2, AX
+	VMOVUPS Z0, K1, (DI)
+	ADDQ AX, DI
+	ADDQ R9, SI
+	SUBQ $1, CX
+	JMP p1false
+p1falseend:
+end:
+	VZEROUPPER
+	RET

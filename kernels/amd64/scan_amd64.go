@@ -2,8 +2,8 @@
 
 package amd64
 
-// ScanTokens is the most tokens of a call of ScanIn, Scan and ScanOut by way of work.
-const ScanTokens = 64
+// ScanTokens is the most tokens that the scan functions work on at a time: some 10 µs.
+const ScanTokens = 128
 
 // The forms of the Scan functions.
 const (
@@ -13,6 +13,7 @@ const (
 	ScanB              // as ScanGeneral, with b a panel like a
 	ScanC              // as ScanGeneral, with c a panel like a
 	ScanBC             // as ScanGeneral, with b and c panels like a
+	ScanGated          // ScanIn, ScanGeneral with 16 states and ScanOut in one; AVX-512 only, and neither Bias nor Z is nil
 )
 
 // ScanCall holds the operands of a scan of up to a vector of channels. Pointers are
@@ -64,6 +65,8 @@ type ScanCall struct {
 	Z   *float32
 	LdZ int
 	Add int
+
+	Plain int // Scan: u·b is added to the states instead of delta·u·b
 }
 
 //go:noescape
@@ -83,3 +86,20 @@ func ScanAVX2(call *ScanCall)
 
 //go:noescape
 func ScanOutAVX2(call *ScanCall)
+
+// Conv1DAVX512 computes for each step i with t = order[i], of up to a vector of
+// channels,
+//
+//	y[t*ldy:] = act(bias + Σ_j w[j*ldw:] * (the input width-1-j steps before))
+//
+// where the inputs before the first step are the rows state[j*ldstate:], the oldest
+// first, which take the last width-1 inputs in the end. bias may be nil; act is SiLU where
+// silu is not 0; width is 2 to 4.
+//
+//go:noescape
+func Conv1DAVX512(y *float32, ldy int, x *float32, ldx int, state *float32, ldstate int, w *float32, ldw int, bias *float32, order *int32, tokens, width, lanes, silu int)
+
+// Conv1DAVX2 is [Conv1DAVX512] with 8 channels in a vector.
+//
+//go:noescape
+func Conv1DAVX2(y *float32, ldy int, x *float32, ldx int, state *float32, ldstate int, w *float32, ldw int, bias *float32, order *int32, tokens, width, lanes, silu int)

@@ -95,6 +95,31 @@ func DWConvAVX512(y, x, w, bias *float32, ldrow, ldpix, ldx, ldy, ldw, ch, n, ro
 //go:noescape
 func DWConvAVX2(y, x, w, bias *float32, ldrow, ldpix, ldx, ldy, ldw, ch, n, rows, taps int)
 
+// DWTapsAVX512 computes lanes channels, at most a vector, of n neighbouring pixels
+// of a depthwise convolution of k x k taps that all exist.
+//
+//	for j := range n {
+//		for c := range lanes {
+//			s := bias[c]
+//			for r := range k {
+//				for t := range k {
+//					s += x[r*ldrow+(j+t)*ldx+c] * w[(r*k+t)*ldw+c]
+//				}
+//			}
+//			y[j*ldy+c] = s
+//		}
+//	}
+//
+// bias may be nil.
+//
+//go:noescape
+func DWTapsAVX512(y, x, w, bias *float32, ldrow, ldx, ldy, ldw, lanes, n, k int)
+
+// DWTapsAVX2 is [DWTapsAVX512] with 8 channels in a vector.
+//
+//go:noescape
+func DWTapsAVX2(y, x, w, bias *float32, ldrow, ldx, ldy, ldw, lanes, n, k int)
+
 // LayerNormAVX512 normalises rows of c elements:
 //
 //	y[r] = (x[r] - mean(x[r])) / sqrt(var(x[r]) + eps) * gamma + beta
@@ -228,6 +253,9 @@ func SigmoidAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
 func ErfAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
 
 //go:noescape
+func SoftplusAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
 func ReluAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
 
 //go:noescape
@@ -247,3 +275,6 @@ func SigmoidAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
 
 //go:noescape
 func ErfAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+//go:noescape
+func SoftplusAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)

@@ -88,3 +88,23 @@ func addTo(sum, x []float32) {
 		sum[c] += v
 	}
 }
+
+// DWValid is ref.DWValid with float32 sums.
+func DWValid(y, x, w, bias []float32, s ref.DWValidShape) {
+	for i := range s.OutH {
+		for j := range s.OutW {
+			at := (i*s.OutW + j) * s.LdY
+			sum := y[at : at+s.Ch]
+			if bias != nil {
+				copy(sum, bias)
+			} else {
+				clear(sum)
+			}
+			for r := range s.K {
+				for t := range s.K {
+					tap1(sum, x[(i+r)*s.RowX+(j+t)*s.LdX:], w[(r*s.K+t)*s.Ch:])
+				}
+			}
+		}
+	}
+}

@@ -17,14 +17,20 @@ func Scan(y, state, u, delta, a []float32, powers bool, b, c []float32, s ref.Sc
 		for step := range s.L {
 			t := s.Token(step)
 			x := u[t*s.LdU+c0 : t*s.LdU+c0+lanes]
-			for i, d := range delta[t*s.LdDelta+c0 : t*s.LdDelta+c0+lanes] {
-				if o.DeltaBias != nil {
-					d += o.DeltaBias[c0+i]
+			copy(dt[:], delta[t*s.LdDelta+c0:t*s.LdDelta+c0+lanes])
+			if o.DeltaBias != nil {
+				for i, v := range o.DeltaBias[c0 : c0+lanes] {
+					dt[i] += v
 				}
-				if o.Softplus {
-					d = float32(ref.Softplus(float64(d)))
+			}
+			if o.Softplus {
+				softplus(dt[:lanes])
+			}
+			for i, d := range dt[:lanes] {
+				du[i], sum[i] = d*x[i], 0
+				if o.NoInputGate {
+					du[i] = x[i]
 				}
-				dt[i], du[i], sum[i] = d, d*x[i], 0
 				if o.D != nil {
 					sum[i] = o.D[c0+i] * x[i]
 				}
@@ -34,8 +40,9 @@ func Scan(y, state, u, delta, a []float32, powers bool, b, c []float32, s ref.Sc
 				switch {
 				case !powers || n == 0:
 					for i, v := range a[row : row+lanes] {
-						factor[i] = exp2(dt[i] * v)
+						factor[i] = dt[i] * v
 					}
+					exp2(factor[:lanes])
 					decay = factor
 				default:
 					for i := range lanes {
@@ -51,12 +58,11 @@ func Scan(y, state, u, delta, a []float32, powers bool, b, c []float32, s ref.Sc
 					sum[i] += cn[i] * v
 				}
 			}
+			if o.Z != nil {
+				gate(sum[:lanes], o.Z[t*s.LdZ+c0:t*s.LdZ+c0+lanes])
+			}
 			out := y[t*s.LdY+c0 : t*s.LdY+c0+lanes]
-			for i := range out {
-				v := sum[i]
-				if o.Z != nil {
-					v *= ref.SiLU.Apply(o.Z[t*s.LdZ+c0+i])
-				}
+			for i, v := range sum[:lanes] {
 				if o.Add {
 					v += out[i]
 				}
@@ -78,25 +84,52 @@ func spread(dst *[ref.ScanLanes]float32, x []float32, panels bool, row, element,
 	}
 }
 
-// exp2 returns 2^x within 2 ulp; results below 2^-125 are 0. The constant term of
-// the polynomial is exactly 1: an error there would grow with every token that a
-// state lives.
-func exp2(x float32) float32 {
-	switch {
-	case x < -125:
-		return 0
-	case x >= 128:
-		return float32(math.Inf(1))
+// exp2 replaces each element of x by 2^x within 2 ulp; results below 2^-125 are 0. The
+// constant term of the polynomial is exactly 1: an error there would grow with every
+// token that a state lives.
+func exp2(x []float32) {
+	for i, v := range x {
+		switch {
+		case v < -125:
+			x[i] = 0
+			continue
+		case v >= 128:
+			x[i] = float32(math.Inf(1))
+			continue
+		}
+		const magic = 3 << 22 // the last bit is worth 1
+		k := float32(v+magic) - magic
+		r := v - k
+		p := ((((0.00132764719*r+0.00967554213)*r+0.0555071327)*r+0.240221197)*r+0.693146967)*r + 1
+		// k may be 128 and the power infinite where the result is not.
+		x[i] = 2 * p * math.Float32frombits(uint32(int32(k)+126)<<23)
 	}
-	const magic = 3 << 22 // the last bit is worth 1
-	k := float32(x+magic) - magic
-	r := x - k
-	p := float32(0.00132764719)
-	p = p*r + 0.00967554213
-	p = p*r + 0.0555071327
-	p = p*r + 0.240221197
-	p = p*r + 0.693146967
-	p = p*r + 1
-	// k may be 128 and the power infinite where the result is not.
-	return p * 2 * math.Float32frombits(uint32(int32(k)+126)<<23)
+}
+
+// softplus replaces each element of x by log(1 + exp(x)) = max(x, 0) + log1p(w),
+// w = exp(-|x|), where log1p(w) = 2 artanh(w / (2 + w)).
+func softplus(x []float32) {
+	var w [ref.ScanLanes]float32
+	for i, v := range x {
+		w[i] = -math.Log2E * float32(math.Abs(float64(v)))
+	}
+	exp2(w[:len(x)])
+	for i, v := range x {
+		q := w[i] / (2 + w[i])
+		s := q * q
+		q *= 2 + s*(0.666666667+s*(0.4+s*(0.285714286+s*(0.222222222+s*(0.181818182+s*0.17)))))
+		x[i] = max(v, 0) + q
+	}
+}
+
+// gate multiplies each element of y by SiLU(z).
+func gate(y, z []float32) {
+	var w [ref.ScanLanes]float32
+	for i, v := range z {
+		w[i] = -math.Log2E * v
+	}
+	exp2(w[:len(z)])
+	for i, v := range z {
+		y[i] *= v / (1 + w[i])
+	}
 }

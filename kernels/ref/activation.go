@@ -55,6 +55,13 @@ func (a Activation) apply(x float64) float64 {
 	return x
 }
 
+// SoftplusAll sets y[i] = Softplus(x[i]).
+func SoftplusAll(y, x []float32) {
+	for i, v := range x {
+		y[i] = float32(Softplus(float64(v)))
+	}
+}
+
 // Activate sets y[i] = a(x[i]).
 func Activate(a Activation, y, x []float32) {
 	for i, v := range x {

@@ -87,3 +87,36 @@ func DWConv3x3AddMul(y, x, w9, bias, add, mul []float32, s DWShape) {
 		y[at] = float32((dwAt(x, w9, bias, s, i, j, c) + float64(add[at])) * float64(mul[at]))
 	})
 }
+
+// DWValidShape describes a depthwise convolution of K x K taps, all of which exist:
+// the image has (OutH+K-1) x (OutW+K-1) pixels, its border included.
+type DWValidShape struct {
+	OutH, OutW int // pixels of the output
+	Ch, K      int
+	LdX, LdY   int // floats between pixels
+	RowX       int // floats between rows of x; those of y follow one another
+}
+
+// DWValid computes
+//
+//	y[i,j,c] = bias[c] + Σ_{r,t} x[i+r, j+t, c] · w[r·K+t, c]
+//
+// with tap-major weights.
+func DWValid(y, x, w, bias []float32, s DWValidShape) {
+	for i := range s.OutH {
+		for j := range s.OutW {
+			for c := range s.Ch {
+				var acc float64
+				if bias != nil {
+					acc = float64(bias[c])
+				}
+				for r := range s.K {
+					for t := range s.K {
+						acc += float64(x[(i+r)*s.RowX+(j+t)*s.LdX+c]) * float64(w[(r*s.K+t)*s.Ch+c])
+					}
+				}
+				y[(i*s.OutW+j)*s.LdY+c] = float32(acc)
+			}
+		}
+	}
+}

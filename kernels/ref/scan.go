@@ -31,6 +31,8 @@ type ScanOptions struct {
 	D         []float32 // (Ch), y += D·u; nil for none
 	Z         []float32 // tokens x channels, y *= SiLU(z); nil for none
 	Add       bool      // add to y instead of writing it
+	// NoInputGate makes the input of the state u·b instead of δ·u·b.
+	NoInputGate bool
 }
 
 // Dense returns s with Groups, Panel1 and the distances that are 0 filled in.
@@ -112,9 +114,13 @@ func Scan(y, state, u, delta, a, b, c []float32, s ScanShape, o ScanOptions) {
 					dt = Softplus(dt)
 				}
 				var sum float64
+				in := dt * x
+				if o.NoInputGate {
+					in = x
+				}
 				for n := range h {
 					bn, cn := at(b, s.ConstB, ch*s.N+n, t*s.LdB+g*s.N+n), at(c, s.ConstC, ch*s.N+n, t*s.LdC+g*s.N+n)
-					h[n] = math.Exp(dt*float64(a[ch*s.N+n]))*h[n] + dt*x*bn
+					h[n] = math.Exp(dt*float64(a[ch*s.N+n]))*h[n] + in*bn
 					sum += cn * h[n]
 				}
 				if o.D != nil {

@@ -308,6 +308,7 @@ var bodies = map[string]func(g *gen, x int, t [4]int){
 		g.load("one", x)
 		g.v3("VDIVPS", t[0], x, x)
 	},
+	"softplus": func(g *gen, x int, t [4]int) { g.softplus([4]int{x, t[0], t[1], t[2]}, t[3]) },
 	// 2 (Φ(√2 |x|) - 1/2) with the sign of x
 	"erf": func(g *gen, x int, t [4]int) {
 		g.c3("VMULPS", "sqrt2", x, t[0])
@@ -337,7 +338,7 @@ func (g *gen) activate(name string, x int, t [4]int) { bodies[name](g, x, t) }
 // bytes, R10 rows left, CX elements left in a row, AX BX positions; V0 the
 // vector, V1 to V4 temporaries; V7 (K1) the mask of a row's end.
 func (g *gen) activations() {
-	for _, name := range []string{"relu", "silu", "gelu", "elu1", "exp", "sigmoid", "erf"} {
+	for _, name := range []string{"relu", "silu", "gelu", "elu1", "exp", "sigmoid", "erf", "softplus"} {
 		g.activation(name)
 	}
 }

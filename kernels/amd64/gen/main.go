@@ -67,8 +67,8 @@ func main() {
 		file(level, "gemm", (*gen).gemm)
 		file(level, "activation", (*gen).writeConstants, (*gen).activations)
 		file(level, "attention", (*gen).outer, (*gen).rotate, (*gen).inverse)
-		file(level, "dwconv", (*gen).slide, (*gen).dwconv)
-		file(level, "scan", (*gen).scanIn, (*gen).scan, (*gen).scanOut)
+		file(level, "dwconv", (*gen).slide, (*gen).dwconv, (*gen).dwtaps)
+		file(level, "scan", (*gen).scanIn, (*gen).scan, (*gen).scanOut, (*gen).conv1d)
 		file(level, "rows", (*gen).layernorm,
 			func(g *gen) { g.binary("Add", "VADDPS") }, func(g *gen) { g.binary("Mul", "VMULPS") }, (*gen).peak)
 	}

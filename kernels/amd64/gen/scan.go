@@ -15,7 +15,7 @@ import (
 var scanFields = []string{"tokens", "lanes", "order",
 	"delta", "ldDelta", "bias", "softplus", "work",
 	"step", "ldStep", "stepOrder", "u", "ldU", "d", "state", "ldState", "a", "a0", "b", "ldB", "c", "ldC", "states", "form",
-	"sum", "ldSum", "sumOrder", "onto", "y", "ldY", "z", "ldZ", "add"}
+	"sum", "ldSum", "sumOrder", "onto", "y", "ldY", "z", "ldZ", "add", "plain"}
 
 // arg is the address of a field of the ScanCall at DI.
 func (g *gen) arg(name string) string {
@@ -35,6 +35,7 @@ const (
 	scanB              // general, with B in panels
 	scanC              // general, with C in panels
 	scanBC             // general, with both
+	scanGated          // general, with softplus before and gate behind; AVX-512 only
 	scanForms
 )
 
@@ -49,6 +50,11 @@ func (g *gen) scanStates(form int) []int {
 		return []int{most, 4, 1}
 	case scanPowers, scanOn:
 		return []int{most, 4}
+	case scanGated:
+		if g.vb == 64 {
+			return []int{most}
+		}
+		return nil
 	}
 	return []int{4, 1}
 }
@@ -76,7 +82,7 @@ func (g *gen) scanConstants(c *constants) {
 	c.values("deltahi", 0x1p64)
 	c.values("deltalo", -0x1p64)
 	c.values("scanlo", -127)
-	c.values("scanhi", 127.49) // beyond, infinity times a state of 0 would be NaN
+	c.values("scanhi", 127.49)                    // beyond, infinity times a state of 0 would be NaN
 	c.values("scanmagic", 1.5*float64(1<<23)+127) // x plus it: the exponent bits of 2^x below
 	c.values("two", 2)
 	for i, k := range interpolate(func(s float64) float64 {
@@ -109,10 +115,10 @@ func (g *gen) softplus(t [4]int, m int) {
 	g.v3("VFMADD213PS", m, p, x)
 }
 
-// lanesMask makes the mask of the call's channels: K1, or V(mask) and at R10. AX and
-// CX are temporaries.
-func (g *gen) lanesMask(mask int) {
-	g.op("MOVQ %s, CX", g.arg("lanes"))
+// lanesMask makes the mask of the first channels, at most a vector: K1, or V(mask)
+// and at R10. AX and CX are temporaries.
+func (g *gen) lanesMask(lanes string, mask int) {
+	g.op("MOVQ %s, CX", lanes)
 	if g.vb == 64 {
 		g.op("MOVL $1, AX")
 		g.op("SHLL CX, AX")
@@ -133,14 +139,17 @@ func (g *gen) loadMask(mask int) {
 	}
 }
 
-// storeLanes stores the channels of the mask.
-func (g *gen) storeLanes(s, mask int, at string) {
-	if g.vb == 64 {
-		g.storeTail(s, mask, at)
-		return
-	}
-	g.op("CMPQ %s, $8", g.arg("lanes"))
-	g.storePart(s, mask, at)
+// storeLanes stores the channels of the mask; masked stores take dozens of cycles on
+// some CPUs.
+func (g *gen) storeLanes(lanes string, s, mask int, at string) {
+	part, done := g.label("part"), g.label("stored")
+	g.op("CMPQ %s, $%d", lanes, g.vb/4)
+	g.op("JLT %s", part)
+	g.op("VMOVUPS %s, %s", g.v(s), at)
+	g.op("JMP %s", done)
+	g.p("%s:", part)
+	g.storeTail(s, mask, at)
+	g.p("%s:", done)
 }
 
 // scanHead begins a function: DI is the ScanCall, R12 the order of its tokens, DX
@@ -149,7 +158,7 @@ func (g *gen) scanHead(name string, mask int) {
 	g.p("// func %s%s(call *ScanCall)", name, g.name)
 	g.p("TEXT ·%s%s(SB), 0, $128-8", name, g.name)
 	g.op("MOVQ call+0(FP), DI")
-	g.lanesMask(mask)
+	g.lanesMask(g.arg("lanes"), mask)
 	g.op("MOVQ %s, R12", g.arg("order"))
 	g.op("XORQ DX, DX")
 }
@@ -161,10 +170,10 @@ func (g *gen) row(base, ld, d string) {
 	g.op("ADDQ %s, %s", g.arg(base), d)
 }
 
-// rowBy is row for an order of its own.
-func (g *gen) rowBy(order, base, ld, d string) {
+// rowBy is row for an order of its own and the step in a register.
+func (g *gen) rowBy(order, step, base, ld, d string) {
 	g.op("MOVQ %s, %s", g.arg(order), d)
-	g.op("MOVLQSX (%s)(DX*4), %s", d, d)
+	g.op("MOVLQSX (%s)(%s*4), %s", d, step, d)
 	g.op("IMULQ %s, %s", g.arg(ld), d)
 	g.op("ADDQ %s, %s", g.arg(base), d)
 }
@@ -224,7 +233,7 @@ func (g *gen) scanOut() {
 	g.loadTail("(AX)", 7, 1)
 	g.v3("VADDPS", 1, 0, 0)
 	g.p("put:")
-	g.storeLanes(0, 7, "(AX)")
+	g.storeLanes(g.arg("lanes"), 0, 7, "(AX)")
 	g.op("ADDQ $%d, BX", g.vb)
 	g.nextStep("token")
 	g.op("VZEROUPPER")
@@ -233,10 +242,16 @@ func (g *gen) scanOut() {
 
 // scanVectors are the registers of a body of Scan beside its states.
 type scanVectors struct {
-	delta, du, sum, mask int
-	coefficients         int // the first of two1, two2 .., or -1: in memory
-	free                 []int
+	delta, du, mask int
+	sums            []int // parts of the sum, in turn
+	coefficients    int   // the first of those in registers, two5, two4 ..
+	kept            int   // how many there are
+	lo, magic       int   // at AVX2, or -1: in memory
+	free            []int
+	side            []int // of the form scanGated
 }
+
+func (v scanVectors) sum(i int) int { return v.sums[i%len(v.sums)] }
 
 // scan writes Scan<level>. Registers:
 //
@@ -246,7 +261,7 @@ type scanVectors struct {
 //	R13          other rows; the row of the sum
 //	V0 ..        the states of the body; the others as scanBody has them
 func (g *gen) scan() {
-	g.scanHead("Scan", 11)
+	g.scanHead("Scan", 12)
 	for _, r := range [][2]string{{"a", "SI"}, {"a0", "BX"}, {"b", "R8"}, {"c", "R9"}, {"states", "AX"}, {"form", "CX"}} {
 		g.op("MOVQ %s, %s", g.arg(r[0]), r[1])
 	}
@@ -271,12 +286,17 @@ func (g *gen) scan() {
 
 func (g *gen) scanBody(form, n int) {
 	powers := form == scanPowers || form == scanOn
-	v := scanVectors{8, 9, 10, 11, -1, []int{12, 13, 14, 15, 11}}
-	if g.vb == 64 {
-		v = scanVectors{16, 17, 18, -1, 19, []int{24, 25, 26, 27, 28, 29, 30, 31}}
-		if powers {
-			v.coefficients, v.free = -1, append(v.free, 19, 20, 21, 22, 23)
-		}
+	gated := form == scanGated
+	v := scanVectors{8, 9, 12, []int{10}, 0, 0, 11, 15, []int{12, 13, 14}, nil}
+	switch {
+	case g.vb == 64 && powers:
+		v = scanVectors{16, 17, -1, []int{18, 19}, 0, 0, -1, -1, []int{20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31}, nil}
+	case g.vb == 64 && gated:
+		v = scanVectors{16, 17, -1, []int{18, 19}, 20, 3, -1, -1, []int{23, 24, 25}, []int{26, 27, 28, 29, 30, 31}}
+	case g.vb == 64:
+		v = scanVectors{16, 17, -1, []int{18, 19}, 20, 5, -1, -1, []int{25, 26, 27, 28, 29, 30, 31}, nil}
+	case powers:
+		v.free, v.lo, v.magic = append(v.free, v.lo, v.magic), -1, -1
 	}
 	each := func(f func(i int)) {
 		g.op("MOVQ %s, AX", g.arg("state"))
@@ -289,77 +309,151 @@ func (g *gen) scanBody(form, n int) {
 	g.p("")
 	g.p("states%d_%d:", form, n)
 	each(func(i int) { g.loadTail("(AX)", v.mask, i) })
-	if v.coefficients >= 0 {
-		for i := range scanDegree {
-			g.load(fmt.Sprintf("two%d", i+1), v.coefficients+i)
-		}
+	for i := range v.kept {
+		g.load(fmt.Sprintf("two%d", scanDegree-i), v.coefficients+i)
+	}
+	if v.lo >= 0 {
+		g.load("scanlo", v.lo)
+		g.load("scanmagic", v.magic)
+	}
+	ahead := g.ahead(form)
+	switch {
+	case ahead:
+		g.firstDecay(v, "DX")
+	case gated:
+		g.deltaAhead(v, "DX")
 	}
 	g.op("PCALIGN $64")
 	token := fmt.Sprintf("token%d_%d", form, n)
 	g.p("%s:", token)
 	g.loadMask(v.mask)
 	// delta, delta·u, and the sum's beginning: 0 or what is there, plus D·u
-	g.rowBy("stepOrder", "step", "ldStep", "R13")
-	g.loadTail("(R13)", v.mask, v.delta)
-	g.row("u", "ldU", "R13")
-	u := v.free[0]
-	g.loadTail("(R13)", v.mask, u)
-	g.v3("VMULPS", v.delta, u, v.du)
-	if g.vb == 64 {
-		// An infinite delta decays as a large one: infinity minus infinity would
-		// be NaN.
-		g.load("deltalo", v.free[1])
-		g.v3("VMAXPS", v.delta, v.free[1], v.delta)
-		g.load("deltahi", v.free[1])
-		g.v3("VMINPS", v.delta, v.free[1], v.delta)
+	if gated {
+		g.op("VMOVAPS %s, %s", g.v(v.side[5]), g.v(v.delta))
+	} else {
+		g.rowBy("stepOrder", "DX", "step", "ldStep", "R13")
+		g.loadTail("(R13)", v.mask, v.delta)
 	}
-	g.rowBy("sumOrder", "sum", "ldSum", "R13")
+	g.row("u", "ldU", "R11")
+	u := v.free[1]
+	g.loadTail("(R11)", v.mask, u)
+	g.v3("VMULPS", v.delta, u, v.du)
+	times := g.label("times")
+	g.op("CMPQ %s, $0", g.arg("plain"))
+	g.op("JEQ %s", times)
+	g.op("VMOVAPS %s, %s", g.v(u), g.v(v.du))
+	g.p("%s:", times)
+	if !powers && n > 1 {
+		g.bounded(v.delta, v.free[0])
+	}
+	g.rowBy("sumOrder", "DX", "sum", "ldSum", "R13")
 	fresh, direct := g.label("fresh"), g.label("direct")
-	g.v3("VPXOR"+g.d(), v.sum, v.sum, v.sum)
-	g.op("CMPQ %s, $0", g.arg("onto"))
-	g.op("JEQ %s", fresh)
-	g.loadTail("(R13)", v.mask, v.sum)
-	g.p("%s:", fresh)
+	for _, sum := range v.sums {
+		g.v3("VPXOR"+g.d(), sum, sum, sum)
+	}
+	if !gated {
+		g.op("CMPQ %s, $0", g.arg("onto"))
+		g.op("JEQ %s", fresh)
+		g.loadTail("(R13)", v.mask, v.sum(0))
+		g.p("%s:", fresh)
+	}
 	g.op("MOVQ %s, AX", g.arg("d"))
 	g.op("TESTQ AX, AX")
 	g.op("JZ %s", direct)
-	g.loadTail("(AX)", v.mask, v.free[1])
-	g.v3("VFMADD231PS", v.free[1], u, v.sum)
+	g.loadTail("(AX)", v.mask, v.free[2])
+	g.v3("VFMADD231PS", v.free[2], u, v.sum(0))
 	g.p("%s:", direct)
+	// The lines that ScanOut will need, and those of the next channels.
+	g.op("PREFETCHT0 64(R11)")
+	g.row("delta", "ldDelta", "AX")
+	g.op("PREFETCHT0 64(AX)")
+	g.row("y", "ldY", "AX")
+	g.op("PREFETCHT0 (AX)")
+	if !gated {
+		ungated := g.label("ungated")
+		g.op("CMPQ %s, $0", g.arg("z"))
+		g.op("JEQ %s", ungated)
+		g.row("z", "ldZ", "AX")
+		g.op("PREFETCHT0 (AX)")
+		g.p("%s:", ungated)
+	}
 	if form != scanB && form != scanBC {
 		g.row("b", "ldB", "AX")
 	}
 	if form != scanC && form != scanBC {
 		g.row("c", "ldC", "CX")
 	}
-	if powers {
+	switch {
+	case powers:
 		g.scanPowers(form, n, v)
-	} else {
-		together := min(n, len(v.free)/4)
+	case n == 1: // a state waits for that of the token before: the shortest way from it
+		x, q := v.free[0], v.free[1]
+		g.op("VMULPS (SI), %s, %s", g.v(v.delta), g.v(x))
+		g.decay(v, x, v.free[1:])
+		g.scanInput("VMULPS", form, 0, q, q, v)
+		g.v3("VFMADD213PS", q, x, 0)
+		g.scanRead(form, 0, v, q)
+	case gated:
+		g.weave(func() {
+			for i := range n {
+				g.scanState(form, i, v, v.free)
+			}
+		}, func() {
+			g.op("LEAQ 1(DX), R10")
+			g.op("CMPQ R10, %s", g.arg("tokens"))
+			g.op("CMOVQGE DX, R10")
+			g.deltaAhead(v, "R10")
+			g.row("z", "ldZ", "R10")
+			g.loadTail("(R10)", v.mask, v.side[0])
+			g.op("PREFETCHT0 64(R10)")
+			g.activate("silu", v.side[0], [4]int(v.side[1:5]))
+		})
+	default:
+		together := min(n, len(v.free)/3)
 		for i := 0; i < n; i += together {
-			g.interleave(together, func(k int) { g.scanState(form, i+k, v, v.free[4*k:4*k+4]) })
+			var parts []func()
+			for k := range together {
+				parts = append(parts, func() { g.scanState(form, i+k, v, v.free[3*k:]) })
+			}
+			g.weave(parts...)
 		}
 	}
 	g.loadMask(v.mask)
-	g.storeLanes(v.sum, v.mask, "(R13)")
+	for _, sum := range v.sums[1:] {
+		g.v3("VADDPS", sum, v.sum(0), v.sum(0))
+	}
+	if gated {
+		g.v3("VMULPS", v.side[0], v.sum(0), v.sum(0))
+		g.op("CMPQ %s, $0", g.arg("onto"))
+		g.op("JEQ %s", fresh)
+		g.loadTail("(R13)", v.mask, v.side[0])
+		g.v3("VADDPS", v.side[0], v.sum(0), v.sum(0))
+		g.p("%s:", fresh)
+	}
+	g.storeLanes(g.arg("lanes"), v.sum(0), v.mask, "(R13)")
 	g.nextStep(token)
-	each(func(i int) { g.storeLanes(i, v.mask, "(AX)") })
+	each(func(i int) { g.storeLanes(g.arg("lanes"), i, v.mask, "(AX)") })
 	g.op("VZEROUPPER")
 	g.op("RET")
 }
 
-// interleave writes the instructions of part(0), part(1) .. part(n-1) in turn.
-func (g *gen) interleave(n int, part func(k int)) {
+// weave writes the instructions of the parts as one sequence in which each is spread
+// evenly, so that chains of dependent instructions run beside each other.
+func (g *gen) weave(parts ...func()) {
 	var lines [][][]byte
-	start := g.Len()
-	for k := range n {
-		part(k)
-		lines = append(lines, bytes.SplitAfter(bytes.Clone(g.Bytes()[start:]), []byte("\n")))
+	start, total := g.Len(), 0
+	for _, part := range parts {
+		part()
+		l := bytes.SplitAfter(bytes.Clone(g.Bytes()[start:]), []byte("\n"))
+		lines = append(lines, l)
+		total = max(total, len(l))
 		g.Truncate(start)
 	}
-	for i := range lines[0] {
+	for i := range total {
 		for _, l := range lines {
-			g.Write(l[i])
+			for _, line := range l[i*len(l)/total : (i+1)*len(l)/total] {
+				g.Write(line)
+			}
 		}
 	}
 }
@@ -373,57 +467,80 @@ func (g *gen) interleave(n int, part func(k int)) {
 func (g *gen) scanState(form, i int, v scanVectors, t []int) {
 	x, k, p := t[0], t[1], t[2]
 	g.op("VMULPS %d(SI), %s, %s", i*scanPanel, g.v(v.delta), g.v(x))
-	g.power(v, x, k, p, t[3])
+	g.power(v, x, k, p)
 	if g.vb == 64 {
 		g.v3("VSCALEFPS", k, i, i)
 	} else {
 		g.v3("VMULPS", k, i, i)
 	}
 	g.v3("VMULPS", i, x, x)
+	g.scanInput("VFMADD231PS", form, i, i, k, v)
 	g.v3("VFMADD231PS", x, p, i)
-	g.scanInput(form, i, i, v, t[3])
-	g.scanRead(form, i, v, t[3])
+	g.scanRead(form, i, v, k)
 }
 
 // power splits 2^x into 2^n (1 + p r), leaving r in V(x); V(k) is n for VSCALEFPS,
 // or 2^n at AVX2, where it is 0 below 2^-126. NaN passes.
-func (g *gen) power(v scanVectors, x, k, p, q int) {
+func (g *gen) power(v scanVectors, x, k, p int) {
 	if g.vb == 64 {
 		g.op("VRNDSCALEPS $0, %s, %s", g.v(x), g.v(k))
 		g.v3("VSUBPS", k, x, x)
 	} else {
-		g.load("scanlo", p)
-		g.v3("VMAXPS", x, p, x)
-		g.load("scanhi", q)
-		g.v3("VMINPS", x, q, x)
-		g.c3("VADDPS", "scanmagic", x, k)
-		g.c3("VSUBPS", "scanmagic", k, p)
+		lo := v.lo
+		if lo < 0 {
+			lo = p
+			g.load("scanlo", p)
+		}
+		g.v3("VMAXPS", x, lo, x)
+		g.load("scanhi", k)
+		g.v3("VMINPS", x, k, x)
+		if v.magic >= 0 {
+			g.v3("VADDPS", v.magic, x, k)
+			g.v3("VSUBPS", v.magic, k, p)
+		} else {
+			g.c3("VADDPS", "scanmagic", x, k)
+			g.c3("VSUBPS", "scanmagic", k, p)
+		}
 		g.v3("VSUBPS", p, x, x)
 		g.op("VPSLLD $23, %s, %s", g.v(k), g.v(k))
 	}
-	if v.coefficients < 0 {
+	if v.kept > 0 {
+		g.op("VMOVAPS %s, %s", g.v(v.coefficients), g.v(p))
+	} else {
 		g.load(fmt.Sprintf("two%d", scanDegree), p)
-		for j := scanDegree - 1; j >= 1; j-- {
-			g.c3("VFMADD213PS", fmt.Sprintf("two%d", j), x, p)
-		}
-		return
 	}
-	g.op("VMOVAPS %s, %s", g.v(v.coefficients+scanDegree-1), g.v(p))
-	for j := scanDegree - 1; j >= 1; j-- {
-		g.v3("VFMADD213PS", v.coefficients+j-1, x, p)
+	for i := 1; i < scanDegree; i++ {
+		if i < v.kept {
+			g.v3("VFMADD213PS", v.coefficients+i, x, p)
+		} else {
+			g.c3("VFMADD213PS", fmt.Sprintf("two%d", scanDegree-i), x, p)
+		}
 	}
 }
 
-// scanInput writes V(d) += delta·u·B of state i.
-func (g *gen) scanInput(form, i, d int, v scanVectors, q int) {
+// decay replaces V(x) by 2 to its power, with two temporaries.
+func (g *gen) decay(v scanVectors, x int, t []int) {
+	k, p := t[0], t[1]
+	g.power(v, x, k, p)
+	g.c3("VFMADD213PS", "one", x, p)
+	if g.vb == 64 {
+		g.v3("VSCALEFPS", k, p, x)
+	} else {
+		g.v3("VMULPS", k, p, x)
+	}
+}
+
+// scanInput writes V(d) += delta·u·B of state i, or with the operation VMULPS V(d) =
+// delta·u·B. V(q) is a temporary.
+func (g *gen) scanInput(op string, form, i, d, q int, v scanVectors) {
 	switch {
 	case form == scanB || form == scanBC:
-		g.op("VFMADD231PS %d(R8), %s, %s", i*scanPanel, g.v(v.du), g.v(d))
+		g.op("%s %d(R8), %s, %s", op, i*scanPanel, g.v(v.du), g.v(d))
 	case g.vb == 64:
-		g.op("VFMADD231PS.BCST %d(AX), %s, %s", 4*i, g.v(v.du), g.v(d))
+		g.op("%s.BCST %d(AX), %s, %s", op, 4*i, g.v(v.du), g.v(d))
 	default:
 		g.op("VBROADCASTSS %d(AX), %s", 4*i, g.v(q))
-		g.v3("VFMADD231PS", q, v.du, d)
+		g.v3(op, q, v.du, d)
 	}
 }
 
@@ -431,13 +548,53 @@ func (g *gen) scanInput(form, i, d int, v scanVectors, q int) {
 func (g *gen) scanRead(form, i int, v scanVectors, q int) {
 	switch {
 	case form == scanC || form == scanBC:
-		g.op("VFMADD231PS %d(R9), %s, %s", i*scanPanel, g.v(i), g.v(v.sum))
+		g.op("VFMADD231PS %d(R9), %s, %s", i*scanPanel, g.v(i), g.v(v.sum(i)))
 	case g.vb == 64:
-		g.op("VFMADD231PS.BCST %d(CX), %s, %s", 4*i, g.v(i), g.v(v.sum))
+		g.op("VFMADD231PS.BCST %d(CX), %s, %s", 4*i, g.v(i), g.v(v.sum(i)))
 	default:
 		g.op("VBROADCASTSS %d(CX), %s", 4*i, g.v(q))
-		g.v3("VFMADD231PS", q, i, v.sum)
+		g.v3("VFMADD231PS", q, i, v.sum(i))
 	}
+}
+
+// bounded keeps an infinite delta from making NaN of infinity minus infinity in
+// scanState: it decays as a large one. Elsewhere VSCALEFPS makes 0 of that NaN, since
+// it scales by 2^-∞, and AVX2 bounds the exponents.
+func (g *gen) bounded(delta, t int) {
+	if g.vb == 64 {
+		g.load("deltalo", t)
+		g.v3("VMAXPS", delta, t, delta)
+		g.load("deltahi", t)
+		g.v3("VMINPS", delta, t, delta)
+	}
+}
+
+// ahead reports whether a form makes the one exponential of a token during the token
+// before, since nothing else could begin without it.
+func (g *gen) ahead(form int) bool { return g.vb == 64 && form == scanPowers }
+
+// firstDecay leaves the decay of state 0 at a step in the fourth last free register.
+func (g *gen) firstDecay(v scanVectors, step string) {
+	t := v.free[len(v.free)-4:]
+	g.rowBy("stepOrder", step, "step", "ldStep", "R10")
+	g.loadTail("(R10)", v.mask, t[0])
+	g.op("VMULPS (SI), %s, %s", g.v(t[0]), g.v(t[0]))
+	g.decay(v, t[0], t[1:])
+}
+
+// deltaAhead leaves softplus(delta + bias) of a step in the last side register, for
+// the form scanGated, in which that runs beside the states of the token before.
+func (g *gen) deltaAhead(v scanVectors, step string) {
+	t := v.side
+	g.op("MOVLQSX (R12)(%s*4), R10", step)
+	g.op("IMULQ %s, R10", g.arg("ldDelta"))
+	g.op("ADDQ %s, R10", g.arg("delta"))
+	g.loadTail("(R10)", v.mask, t[0])
+	g.op("MOVQ %s, R10", g.arg("bias"))
+	g.loadTail("(R10)", v.mask, t[1])
+	g.v3("VADDPS", t[1], t[0], t[0])
+	g.softplus([4]int(t[:4]), t[4])
+	g.op("VMOVAPS %s, %s", g.v(t[0]), g.v(t[5]))
 }
 
 // scanPowers makes the decays of n states, a power of two, from one exponential w
@@ -445,43 +602,47 @@ func (g *gen) scanRead(form, i int, v scanVectors, q int) {
 // decays times w^c are the next c, so that a decay is a product of few. The last
 // doubling is in place.
 func (g *gen) scanPowers(form, n int, v scanVectors) {
-	decay := func(x int, t []int) {
-		g.power(v, x, t[0], t[1], t[2])
-		g.c3("VFMADD213PS", "one", x, t[1])
-		if g.vb == 64 {
-			g.v3("VSCALEFPS", t[0], t[1], x)
-		} else {
-			g.v3("VMULPS", t[0], t[1], x)
+	e, w := v.free[:n/2], v.delta // V(delta) becomes w^c in the form scanOn
+	q := v.free[len(v.free)-1]
+	update := func(i, e int) {
+		g.scanInput("VMULPS", form, i, q, q, v)
+		g.v3("VFMADD213PS", q, e, i)
+		g.scanRead(form, i, v, q)
+	}
+	states := func() {
+		update(0, e[0])
+		for c := 1; c < n; c *= 2 {
+			if form == scanPowers {
+				w = e[c-1]
+			}
+			for k := range c {
+				d := e[k]
+				if c+k < len(e) {
+					d = e[c+k]
+				}
+				g.v3("VMULPS", w, e[k], d)
+				update(c+k, d)
+			}
+			if form == scanOn && 2*c < n {
+				g.v3("VMULPS", w, w, w)
+			}
 		}
 	}
-	e, w := v.free[:n/2], v.delta // V(delta) becomes w^c in the form scanOn
+	if g.ahead(form) {
+		g.op("VMOVAPS %s, %s", g.v(v.free[len(v.free)-4]), g.v(e[0]))
+		g.weave(states, func() {
+			g.op("LEAQ 1(DX), R11")
+			g.op("CMPQ R11, %s", g.arg("tokens"))
+			g.op("CMOVQGE DX, R11")
+			g.firstDecay(v, "R11")
+		})
+		return
+	}
 	g.op("VMULPS (SI), %s, %s", g.v(v.delta), g.v(e[0]))
 	if form == scanOn {
 		g.op("VMULPS (BX), %s, %s", g.v(v.delta), g.v(v.delta))
-		decay(v.delta, v.free[1:])
+		g.decay(v, v.delta, v.free[1:])
 	}
-	decay(e[0], v.free[1:])
-	q := v.free[len(v.free)-1]
-	update := func(i, e int) {
-		g.v3("VMULPS", e, i, i)
-		g.scanInput(form, i, i, v, q)
-		g.scanRead(form, i, v, q)
-	}
-	update(0, e[0])
-	for c := 1; c < n; c *= 2 {
-		if form == scanPowers {
-			w = e[c-1]
-		}
-		for k := range c {
-			d := e[k]
-			if c+k < len(e) {
-				d = e[c+k]
-			}
-			g.v3("VMULPS", w, e[k], d)
-			update(c+k, d)
-		}
-		if form == scanOn && 2*c < n {
-			g.v3("VMULPS", w, w, w)
-		}
-	}
+	g.decay(v, e[0], v.free[1:])
+	states()
 }
