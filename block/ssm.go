@@ -41,8 +41,8 @@ func (l *loader) scanA(logs []float32, e, n int) []*kernels.ScanA {
 }
 
 // scanPass is one of the scans whose outputs are added up: its parameters, its
-// input u, the projections of the input (from column offset on), and the order of
-// tokens, nil meaning theirs.
+// input u, the projections of the input (from column offset on), and the tokens in
+// the order of the steps, nil meaning all as they are.
 type scanPass struct {
 	*scanParams
 	u, proj tokens
@@ -79,7 +79,11 @@ func (b *planner) scans(y tokens, e, l int, z *tokens, offset int, state []float
 			}
 			kernels.Gemm(level, delta, ch, proj, s.proj.ld, s.dt.w[c0*s.rank:], l, ch, s.rank, kernels.Epilogue{})
 			o := kernels.ScanOptions{DeltaBias: s.dtBias[c0:], Softplus: true, D: s.d[c0:], Add: k > 0}
-			shape := kernels.ScanShape{L: l, Ch: ch, N: s.n, Order: s.order, LdY: y.ld, LdU: s.u.ld, LdDelta: ch, LdB: s.proj.ld, LdC: s.proj.ld}
+			steps := l
+			if s.order != nil {
+				steps = len(s.order)
+			}
+			shape := kernels.ScanShape{L: steps, Ch: ch, N: s.n, Order: s.order, LdY: y.ld, LdU: s.u.ld, LdDelta: ch, LdB: s.proj.ld, LdC: s.proj.ld}
 			if z != nil {
 				o.Z, shape.LdZ = p.image(*z, i)[offset+c0:], z.ld
 			}

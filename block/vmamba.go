@@ -18,11 +18,14 @@ import (
 // against an independent implementation in float64; no released weights were at
 // hand, so names and shapes follow the published code.
 type VMamba struct {
-	EmbedDim   int     // channels of the first stage; stage i has EmbedDim * 2^i
-	Depths     []int   // blocks in each stage
-	StateDim   int     // N
-	SSMRatio   float64 // inner channels / channels
-	Vanilla    bool    // the first version: gate, no MLP, patches of 4x4, patch merging
+	EmbedDim int     // channels of the first stage; stage i has EmbedDim * 2^i
+	Depths   []int   // blocks in each stage
+	StateDim int     // N
+	SSMRatio float64 // inner channels / channels
+	Vanilla  bool    // the first version: gate, no MLP, patches of 4x4, patch merging
+	// Directions of the scans of each block, in place of the four: makes a
+	// LocalVMamba of the vanilla form. See [LocalScan].
+	Directions [][]string
 	NumClasses int
 	ImgSize    int // the size trained at; any multiple of 32 runs
 }
@@ -39,7 +42,11 @@ func vanilla(dim, third int) VMamba {
 
 // String names the configuration in errors.
 func (c VMamba) String() string {
-	return fmt.Sprintf("VMamba: embed_dim %d, depths %v, d_state %d, ssm_ratio %v, vanilla %v", c.EmbedDim, c.Depths, c.StateDim, c.SSMRatio, c.Vanilla)
+	name := "VMamba"
+	if c.Directions != nil {
+		name = "LocalVMamba"
+	}
+	return name + fmt.Sprintf(": embed_dim %d, depths %v, d_state %d, ssm_ratio %v, vanilla %v", c.EmbedDim, c.Depths, c.StateDim, c.SSMRatio, c.Vanilla)
 }
 
 // Validate says what is wrong with the configuration, if anything.
@@ -47,7 +54,7 @@ func (c VMamba) Validate() error {
 	if c.EmbedDim < 2 || c.EmbedDim > 1<<13 || c.EmbedDim%2 != 0 || c.StateDim < 1 || c.StateDim > 64 || !(c.SSMRatio > 0 && c.SSMRatio <= 8) || c.NumClasses < 1 || len(c.Depths) != 4 {
 		return fmt.Errorf("block: configuration %v; it needs an even embed_dim, four stages, d_state from 1 to 64, ssm_ratio up to 8, and classes", c)
 	}
-	return nil
+	return c.validateDirections()
 }
 
 // Image returns the channels of an image and the size trained at.
@@ -86,8 +93,9 @@ type vmambaBlock struct {
 	in, proj, out linear
 	conv          depthwise
 	norm          affine // of the vanilla form's output, before its gate
-	scans         [4]scanParams
+	scans         []scanParams
 	mlp           mlp
+	local         *localBlock // of a LocalVMamba
 }
 
 func (c VMamba) network(l *loader, groups has) network {
@@ -98,12 +106,19 @@ func (c VMamba) network(l *loader, groups has) network {
 		m.stem1, m.norm1 = l.conv("patch_embed.0", c.EmbedDim/2, 3, 3, true), l.affine("patch_embed.2", c.EmbedDim/2)
 		m.stem2, m.norm2 = l.conv("patch_embed.5", c.EmbedDim, c.EmbedDim/2, 3, true), l.affine("patch_embed.7", c.EmbedDim)
 	}
+	done := 0
 	for i, depth := range c.Depths {
 		d := c.EmbedDim << i
 		st := vmambaStage{dim: d, inner: int(c.SSMRatio * float64(d))}
 		layer := "layers." + strconv.Itoa(i)
 		for j := range depth {
-			st.blocks = append(st.blocks, c.block(l, fmt.Sprintf("%s.blocks.%d.", layer, j), d, st.inner))
+			p := fmt.Sprintf("%s.blocks.%d.", layer, j)
+			b := c.block(l, p, d, st.inner)
+			if c.Directions != nil {
+				b.local = l.localBlock(p+"op.multi_scan.attn.", st.inner, c.Directions[done])
+				done++
+			}
+			st.blocks = append(st.blocks, b)
 		}
 		switch {
 		case i+1 == len(c.Depths):
@@ -131,13 +146,13 @@ func (c VMamba) block(l *loader, p string, d, e int) vmambaBlock {
 	if !l.declares {
 		b.proj.w = l.pack(proj, b.proj.n, e)
 	}
-	for k := range b.scans {
+	for k := range 4 {
 		s := scanParams{rank: rank, n: n, dt: linear{n: e, k: rank}}
 		if !l.declares {
 			s.dt.w, s.dtBias, s.d = l.pack(dt[k*e*rank:(k+1)*e*rank], e, rank), bias[k*e:(k+1)*e], skip[k*e:(k+1)*e]
 			s.a = l.scanA(logs[k*e*n:(k+1)*e*n], e, n)
 		}
-		b.scans[k] = s
+		b.scans = append(b.scans, s)
 	}
 	inner := e
 	if c.Vanilla {
@@ -216,7 +231,11 @@ func (m *vmambaNet) plan(b *planner) {
 func (m *vmambaNet) block(b *planner, blk *vmambaBlock, st *vmambaStage, x tokens, h, w int, orders *[4][]int32) {
 	p, level, l, e := b.Plan, b.level, h*w, st.inner
 	fused, used := b.byRows(h, w), 0
-	xi, v, proj := b.tokens(l, blk.in.n), b.tokens(l, e), b.tokens(l, ceilDiv(blk.proj.n, lanes)*lanes)
+	more := 0 // one token of zeros behind those of the map, where windows reach beyond it
+	if blk.local != nil {
+		more = 1
+	}
+	xi, v, proj := b.tokens(l, blk.in.n), b.tokens(l+more, e), b.tokens(l+more, ceilDiv(blk.proj.n, lanes)*lanes)
 	u := b.between(fused, h, w, st.dim, &used)
 	b.chain(fused, h, w, b.normed(u, x, h, w, normEps), b.project(xi, u, h, w, &blk.in, kernels.Identity, nil))
 	if !fused {
@@ -224,13 +243,18 @@ func (m *vmambaNet) block(b *planner, blk *vmambaBlock, st *vmambaStage, x token
 	}
 	b.chain(fused, h, w, b.depthwiseOp(v, xi, 0, e, h, w, &blk.conv, kernels.SiLU), b.project(proj, v, h, w, &blk.proj, kernels.Identity, nil))
 
-	y := b.tokens(l, e)
+	var y tokens
 	passes := make([]scanPass, 4)
 	for k := range passes {
 		s := &blk.scans[k]
 		passes[k] = scanPass{s, v, proj, k * s.row(), orders[k]}
 	}
-	b.scans(y, e, l, nil, 0, nil, passes...)
+	if blk.local != nil {
+		y = b.localScans(blk.local, passes, h, w)
+	} else {
+		y = b.tokens(l, e)
+		b.scans(y, e, l, nil, 0, nil, passes...)
+	}
 
 	normed := b.normed(y, y, h, w, normEps)
 	if m.cfg.Vanilla { // y = LN(y) ⊙ SiLU(z)

@@ -2,6 +2,8 @@ package block
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -10,8 +12,14 @@ func TestVMamba(t *testing.T) {
 	for _, c := range []VMamba{
 		{EmbedDim: 40, Depths: []int{1, 2, 1, 1}, StateDim: 1, SSMRatio: 1, NumClasses: 7},
 		{EmbedDim: 24, Depths: []int{1, 1, 2, 1}, StateDim: 5, SSMRatio: 1.5, NumClasses: 7, Vanilla: true},
+		{EmbedDim: 16, Depths: []int{1, 1, 1, 1}, StateDim: 3, SSMRatio: 2, NumClasses: 7, Vanilla: true,
+			Directions: [][]string{{"h", "w7", "v_flip", "w2"}, {"w7_flip", "h_flip", "v", "w2_flip"}, {"w7", "w7_flip", "v", "h"}, {"w7", "w2", "w2_flip", "w7_flip"}}},
 	} {
-		compareNaive(t, c, 64, 96, func(n naive, x []float64, h, w int) []float64 { return naiveVMamba(n, c, x, h, w) })
+		h, w := 64, 96
+		if c.Directions != nil {
+			w = 64
+		}
+		compareNaive(t, c, h, w, func(n naive, x []float64, h, w int) []float64 { return naiveVMamba(n, c, x, h, w) })
 	}
 }
 
@@ -67,18 +75,75 @@ func naiveSS2D(n naive, c VMamba, p string, x []float64, h, w, d int) []float64 
 			orders[k+2] = append(orders[k+2], orders[k][h*w-1-i])
 		}
 	}
+	if c.Directions != nil {
+		index := 0 // of the block, which the name holds
+		for fmt.Sprintf("layers.%d.blocks.0.", index) != p {
+			index++
+		}
+		for k := range orders {
+			orders[k] = naiveLocal(c.Directions[index][k], h, w)
+		}
+		// A map with a token of zeros, which has no influence but for its decay.
+		u = append(u, make([]float64, e)...)
+	}
 	y := make([]float64, h*w*e)
 	width := rank + 2*states
 	for k, order := range orders {
 		proj := product(u, n.get(p + "op.x_proj_weight")[k*width*e:(k+1)*width*e], nil, e)
 		delta := product(columns(proj, width, 0, rank), n.get(p + "op.dt_projs_weight")[k*e*rank:(k+1)*e*rank], nil, rank)
 		a := each(n.get(p + "op.A_logs")[k*e*states:(k+1)*e*states], negExp)
-		y = add(y, scan(u, delta, n.get(p + "op.dt_projs_bias")[k*e:(k+1)*e], a, columns(proj, width, rank, rank+states), columns(proj, width, rank+states, width),
-			n.get(p + "op.Ds")[k*e:(k+1)*e], states, order))
+		out := scan(u, delta, n.get(p + "op.dt_projs_bias")[k*e:(k+1)*e], a, columns(proj, width, rank, rank+states), columns(proj, width, rank+states, width),
+			n.get(p + "op.Ds")[k*e:(k+1)*e], states, order)[:h*w*e]
+		if c.Directions != nil {
+			q := p + "op.multi_scan.attn."
+			low := each(n.linear(q+"global_reduce", mean(n.layerNorm(q+"norm", out, e, normEps), e), e), gelu)
+			gate := n.linear(q+"channel_select", low, len(low))
+			for i := range out {
+				out[i] /= 1 + math.Exp(-gate[i%e])
+			}
+		}
+		y = add(y, out)
 	}
 	y = n.layerNorm(p+"op.out_norm", y, e, normEps)
 	if z != nil {
 		y = mul(y, z)
 	}
 	return n.linear(p+"op.out_proj", y, e)
+}
+
+// naiveLocal is the official padding, cutting into windows and reversing.
+func naiveLocal(direction string, h, w int) []int {
+	var order []int
+	name, flip := strings.CutSuffix(direction, "_flip")
+	switch name {
+	case "h":
+		for t := range h * w {
+			order = append(order, t)
+		}
+	case "v":
+		for c := range w {
+			for r := range h {
+				order = append(order, r*w+c)
+			}
+		}
+	default:
+		k := int(name[1] - '0')
+		for r0 := 0; r0 < h; r0 += k {
+			for c0 := 0; c0 < w; c0 += k {
+				for r := r0; r < r0+k; r++ {
+					for c := c0; c < c0+k; c++ {
+						if r < h && c < w {
+							order = append(order, r*w+c)
+						} else {
+							order = append(order, h*w)
+						}
+					}
+				}
+			}
+		}
+	}
+	if flip {
+		slices.Reverse(order)
+	}
+	return order
 }
