@@ -208,6 +208,7 @@ func TestPublishedCounts(t *testing.T) {
 		{"vim-ti", "7", ""}, {"vim-s", "26", ""}, {"vim-b", "98", ""}, // counted in another way
 		{"plainmamba-l1", "8", "3.0"}, {"plainmamba-l2", "26", "8.1"}, {"plainmamba-l3", "51", "14.4"}, // published without the head: 7, 25, 50
 		{"localvmamba-t", "26", "5.7"}, {"localvmamba-s", "50", "11.4"},
+		{"efficientvmamba-t", "6", "0.8"}, {"efficientvmamba-s", "11", "1.3"}, {"efficientvmamba-b", "34", "4.0"}, // published, cut off: 33
 		{"vmamba-t", "30", "4.9"}, {"vmamba0-t", "23", "5.6"},
 	} {
 		a, ok := Named(c.name)

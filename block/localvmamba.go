@@ -106,13 +106,49 @@ func (c VMamba) validateDirections() error {
 
 // localBlock is what a block of a LocalVMamba has beside that of a VMamba.
 type localBlock struct {
-	directions     []string
-	reduce, choose linear // LN is folded into reduce
+	directions []string
+	gate       channelGate
 }
 
 func (l *loader) localBlock(p string, e int, directions []string) *localBlock {
-	norm := l.affine(p+"norm", e)
-	return &localBlock{directions, l.linear(p+"global_reduce", e/8, e, true, &norm), l.linear(p+"channel_select", e, e/8, true, nil)}
+	return &localBlock{directions, l.channelGate(p, e)}
+}
+
+// channelGate weighs the channels of a map x by
+//
+//	sigmoid(choose GELU(reduce mean_t LN(x)))
+type channelGate struct{ reduce, choose linear } // LN is folded into reduce
+
+func (l *loader) channelGate(p string, c int) channelGate {
+	norm := l.affine(p+"norm", c)
+	return channelGate{l.linear(p+"global_reduce", c/8, c, true, &norm), l.linear(p+"channel_select", c, c/8, true, nil)}
+}
+
+// gateRows is how many tokens of a map are normed at a time for its mean.
+const gateRows = 64
+
+// scratch is what weigh needs, and macs what it computes.
+func (g *channelGate) scratch() int   { return (gateRows + 2) * g.reduce.k }
+func (g *channelGate) macs(l int) int { return normMACs*l*g.reduce.k + 2*g.reduce.k*g.reduce.n }
+
+// weigh fills gate with the weights of the channels of x, l tokens.
+func (g *channelGate) weigh(level kernels.Level, gate, x []float32, l int, scratch []float32) {
+	c := g.reduce.k
+	normed, part, mean := scratch[:gateRows*c], scratch[gateRows*c:(gateRows+1)*c], scratch[(gateRows+1)*c:(gateRows+2)*c]
+	clear(mean)
+	for t := 0; t < l; t += gateRows {
+		n := min(gateRows, l-t)
+		kernels.LayerNorm(level, normed, c, x[t*c:], c, n, c, nil, nil, normEps)
+		kernels.MeanRows(level, part, normed, c, n, c)
+		share := float32(n) / float32(l)
+		for j, v := range part {
+			mean[j] += share * v
+		}
+	}
+	low := part[:g.reduce.n]
+	g.reduce.apply(level, low, len(low), mean, c, 1, 0, len(low), kernels.Epilogue{Act: kernels.GELU})
+	g.choose.apply(level, gate, c, low, len(low), 1, 0, c, kernels.Epilogue{})
+	kernels.Sigmoid(level, gate, gate)
 }
 
 // localScans plans the scans in the block's own directions and the weighted sum of
@@ -135,28 +171,11 @@ func (b *planner) localScans(local *localBlock, passes []scanPass, h, w int) tok
 
 	// The weights of channels, from the mean over tokens.
 	gates := b.tokens(len(ys), e)
-	const rows = 64
-	b.need((rows + 2) * e)
-	b.count(len(ys) * (normMACs*l*e + 2*e*local.reduce.n))
+	b.need(local.gate.scratch())
+	b.count(len(ys) * local.gate.macs(l))
 	b.step(b.batch*len(ys), func(task, worker int) {
 		i, k := task/len(ys), task%len(ys)
-		scratch, from := p.work(worker), p.image(ys[k], i)
-		normed, part, mean := scratch[:rows*e], scratch[rows*e:(rows+1)*e], scratch[(rows+1)*e:(rows+2)*e]
-		clear(mean)
-		for t := 0; t < l; t += rows {
-			n := min(rows, l-t)
-			kernels.LayerNorm(level, normed, e, from[t*e:], e, n, e, nil, nil, normEps)
-			kernels.MeanRows(level, part, normed, e, n, e)
-			share := float32(n) / float32(l)
-			for j, v := range part {
-				mean[j] += share * v
-			}
-		}
-		low := part[:local.reduce.n]
-		local.reduce.apply(level, low, len(low), mean, e, 1, 0, len(low), kernels.Epilogue{Act: kernels.GELU})
-		gate := p.image(gates, i)[k*e : (k+1)*e]
-		local.choose.apply(level, gate, e, low, len(low), 1, 0, e, kernels.Epilogue{})
-		kernels.Sigmoid(level, gate, gate)
+		local.gate.weigh(level, p.image(gates, i)[k*e:(k+1)*e], p.image(ys[k], i), l, p.work(worker))
 	})
 	b.need(e)
 	b.chain(false, h, w, op{run: func(t tile) {

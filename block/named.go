@@ -13,6 +13,7 @@ var named = map[string]Architecture{
 	"plainmamba-l1": plainMamba(192, 24, 1, 1), "plainmamba-l2": plainMamba(384, 24, 2, 0), "plainmamba-l3": plainMamba(448, 36, 2, 0),
 	"vmamba-t": vmamba(96, 8), "vmamba-s": vmamba(96, 20), "vmamba-b": vmamba(128, 20),
 	"localvmamba-t": localVMamba(9, localTiny), "localvmamba-s": localVMamba(27, localSmall),
+	"efficientvmamba-t": efficientVMamba(48, 4), "efficientvmamba-s": efficientVMamba(64, 4), "efficientvmamba-b": efficientVMamba(96, 9),
 	"vmamba0-t": vanilla(96, 9), "vmamba0-s": vanilla(96, 27), "vmamba0-b": vanilla(128, 27),
 }
 
