@@ -7,8 +7,8 @@ import (
 	"github.com/mila-go/mila/kernels"
 )
 
-// BenchmarkScan runs the selective scan, with softplus, D and the gate, in decays
-// (one a token, channel and state) a second.
+// BenchmarkScan runs the selective scan in decays (one a token, channel and state)
+// a second: alone, and with the softplus of delta, D and the gate.
 func BenchmarkScan(b *testing.B) {
 	for _, ch := range []int{384, 768, 1536} {
 		for _, steps := range []int{196, 1024, 3136} {
@@ -19,24 +19,48 @@ func BenchmarkScan(b *testing.B) {
 				for i := range m {
 					m[i] = -float32(i%n + 1)
 				}
-				a := kernels.NewScanA(m, ch, n, 1)
 				for i := range delta {
-					delta[i] = delta[i]*4 - 5 // softplus gives 0.002 to 0.1
+					delta[i] = 0.05 * (1 + delta[i])
 				}
+				a := kernels.NewScanA(m, ch, n, 1)
 				s := kernels.ScanShape{L: steps, Ch: ch, N: n, LdB: 2 * n, LdC: 2 * n}
+				fused := kernels.ScanOptions{DeltaBias: bias, Softplus: true, D: d, Z: z}
 				for _, l := range kernels.Levels() {
-					for name, a := range map[string]*kernels.ScanA{"general": a.General(), "powers": a} {
-						if n == 1 && name == "powers" || l == kernels.Generic && (ch > 384 || steps > 196) {
-							continue
-						}
-						b.Run(fmt.Sprintf("isa=%v/ch=%d/tokens=%d/states=%d/op=%s", l, ch, steps, n, name), func(b *testing.B) {
+					if l == kernels.Generic && (ch > 384 || steps > 196) {
+						continue
+					}
+					run := func(op string, a *kernels.ScanA, o kernels.ScanOptions) {
+						b.Run(fmt.Sprintf("isa=%v/ch=%d/tokens=%d/states=%d/op=%s", l, ch, steps, n, op), func(b *testing.B) {
 							for b.Loop() {
-								kernels.Scan(l, y, state, u, delta, a, bc, bc[n:], s, kernels.ScanOptions{DeltaBias: bias, Softplus: true, D: d, Z: z})
+								kernels.Scan(l, y, state, u, delta, a, bc, bc[n:], s, o)
 							}
 							b.ReportMetric(float64(steps*ch*n)*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gdecays/s")
 						})
 					}
+					run("general", a.General(), kernels.ScanOptions{})
+					run("general_fused", a.General(), fused)
+					if a.Powers() {
+						run("powers", a, kernels.ScanOptions{})
+						run("powers_fused", a, fused)
+					}
 				}
+			}
+		}
+	}
+}
+
+// BenchmarkConv1D runs the causal convolution with SiLU, in bytes read and written.
+func BenchmarkConv1D(b *testing.B) {
+	for _, ch := range []int{384, 768, 1536} {
+		for _, steps := range []int{196, 3136} {
+			x, y, w, bias, state := values(steps*ch), make([]float32, steps*ch), values(4*ch), values(ch), make([]float32, 3*ch)
+			for _, l := range kernels.Levels() {
+				b.Run(fmt.Sprintf("isa=%v/ch=%d/tokens=%d", l, ch, steps), func(b *testing.B) {
+					b.SetBytes(int64(8 * len(x)))
+					for b.Loop() {
+						kernels.Conv1D(l, y, state, x, w, bias, kernels.Conv1DShape{L: steps, Ch: ch, Width: 4}, kernels.SiLU)
+					}
+				})
 			}
 		}
 	}

@@ -277,6 +277,20 @@ func dwvalidVector(l Level, y, x, w, bias []float32, s DWValidShape) {
 	}
 }
 
+// meanRowsVector is ref.MeanRows at level AVX2 or AVX512, in float32, some columns at
+// a time where there are many rows.
+func meanRowsVector(l Level, dst, x []float32, ldx, rows, c int) {
+	part := max(1, 4*callWork/rows/64) * 64
+	for i := 0; i < c; i += part {
+		n := min(part, c-i)
+		if l == AVX512 {
+			amd64.MeanRowsAVX512(&dst[i], &x[i], ldx, rows, n, 1/float32(rows))
+		} else {
+			amd64.MeanRowsAVX2(&dst[i], &x[i], ldx, rows, n, 1/float32(rows))
+		}
+	}
+}
+
 // layerNormVector is ref.LayerNorm (centre 1) or ref.RMSNorm (centre 0) at level
 // AVX2 or AVX512, in float32.
 func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32, centre int) {

@@ -33,6 +33,10 @@ func dwvalidVector(Level, []float32, []float32, []float32, []float32, DWValidSha
 	panic("kernels: no assembly in this build")
 }
 
+func meanRowsVector(Level, []float32, []float32, int, int, int) {
+	panic("kernels: no assembly in this build")
+}
+
 func layerNormVector(Level, []float32, int, []float32, int, int, int, []float32, []float32, float32, int) {
 	panic("kernels: no assembly in this build")
 }

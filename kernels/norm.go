@@ -89,12 +89,16 @@ func FoldBatchNorm(scale, shift []float64, gamma, beta, mean, variance []float32
 // with rows ldx apart. rows must be at least 1.
 func MeanRows(l Level, dst, x []float32, ldx, rows, c int) {
 	const op = "MeanRows"
-	l.resolve(op)
+	l = l.resolve(op)
 	checkDims(op, rows, c)
 	if rows < 1 {
 		fail(op, "the mean of no rows")
 	}
 	checkMatrix(op, "x", x, ldx, rows, c)
 	checkLen(op, "dst", dst, c)
-	ref.MeanRows(dst, x, ldx, rows, c)
+	if l == Generic {
+		ref.MeanRows(dst, x, ldx, rows, c)
+	} else {
+		meanRowsVector(l, dst, x, ldx, rows, c)
+	}
 }

@@ -134,6 +134,123 @@ end:
 	VZEROUPPER
 	RET
 
+// func MeanRowsAVX2(y, x *float32, ldx, rows, cols int, scale float32)
+TEXT ·MeanRowsAVX2(SB), 0, $128-44
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ ldx+16(FP), R8
+	SHLQ $2, R8
+	VBROADCASTSS scale+40(FP), Y5
+	MOVQ cols+32(FP), CX
+	ANDQ $7, CX
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
+	MOVQ cols+32(FP), CX
+pair:
+	CMPQ CX, $16
+	JLT pairend
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ SI, AX
+	MOVQ rows+24(FP), DX
+	SUBQ $2, DX
+	JLT pairlast
+	PCALIGN $32
+pairrows:
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	ADDQ R8, AX
+	VADDPS (AX), Y2, Y2
+	VADDPS 32(AX), Y3, Y3
+	ADDQ R8, AX
+	SUBQ $2, DX
+	JGE pairrows
+pairlast:
+	ADDQ $2, DX
+	JZ pairput
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+pairput:
+	VADDPS Y2, Y0, Y0
+	VMULPS Y5, Y0, Y0
+	VMOVUPS Y0, (DI)
+	VADDPS Y3, Y1, Y1
+	VMULPS Y5, Y1, Y1
+	VMOVUPS Y1, 32(DI)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JMP pair
+pairend:
+one:
+	CMPQ CX, $8
+	JLT oneend
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ SI, AX
+	MOVQ rows+24(FP), DX
+	SUBQ $2, DX
+	JLT onelast
+	PCALIGN $32
+onerows:
+	VADDPS (AX), Y0, Y0
+	ADDQ R8, AX
+	VADDPS (AX), Y2, Y2
+	ADDQ R8, AX
+	SUBQ $2, DX
+	JGE onerows
+onelast:
+	ADDQ $2, DX
+	JZ oneput
+	VADDPS (AX), Y0, Y0
+oneput:
+	VADDPS Y2, Y0, Y0
+	VMULPS Y5, Y0, Y0
+	VMOVUPS Y0, (DI)
+	ADDQ $32, SI
+	ADDQ $32, DI
+	SUBQ $8, CX
+	JMP one
+oneend:
+	TESTQ CX, CX
+	JZ end
+tail:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ SI, AX
+	MOVQ rows+24(FP), DX
+	SUBQ $2, DX
+	JLT taillast
+	PCALIGN $32
+tailrows:
+	VMASKMOVPS (AX), Y7, Y4
+	VADDPS Y4, Y0, Y0
+	ADDQ R8, AX
+	VMASKMOVPS (AX), Y7, Y4
+	VADDPS Y4, Y2, Y2
+	ADDQ R8, AX
+	SUBQ $2, DX
+	JGE tailrows
+taillast:
+	ADDQ $2, DX
+	JZ tailput
+	VMASKMOVPS (AX), Y7, Y4
+	VADDPS Y4, Y0, Y0
+tailput:
+	VADDPS Y2, Y0, Y0
+	VMULPS Y5, Y0, Y0
+	VMASKMOVPS Y0, Y7, (DI)
+end:
+	VZEROUPPER
+	RET
+
 // func AddAVX2(y, a, b *float32, n int)
 TEXT ·AddAVX2(SB), 0, $128-32
 	MOVQ y+0(FP), DI

@@ -138,6 +138,124 @@ end:
 	VZEROUPPER
 	RET
 
+// func MeanRowsAVX512(y, x *float32, ldx, rows, cols int, scale float32)
+TEXT ·MeanRowsAVX512(SB), 0, $128-44
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ ldx+16(FP), R8
+	SHLQ $2, R8
+	VBROADCASTSS scale+40(FP), Z5
+	MOVQ cols+32(FP), CX
+	ANDQ $15, CX
+	MOVL $1, AX
+	SHLL CX, AX
+	DECL AX
+	KMOVW AX, K1
+	MOVQ cols+32(FP), CX
+pair:
+	CMPQ CX, $32
+	JLT pairend
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	MOVQ SI, AX
+	MOVQ rows+24(FP), DX
+	SUBQ $2, DX
+	JLT pairlast
+	PCALIGN $32
+pairrows:
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	ADDQ R8, AX
+	VADDPS (AX), Z2, Z2
+	VADDPS 64(AX), Z3, Z3
+	ADDQ R8, AX
+	SUBQ $2, DX
+	JGE pairrows
+pairlast:
+	ADDQ $2, DX
+	JZ pairput
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+pairput:
+	VADDPS Z2, Z0, Z0
+	VMULPS Z5, Z0, Z0
+	VMOVUPS Z0, (DI)
+	VADDPS Z3, Z1, Z1
+	VMULPS Z5, Z1, Z1
+	VMOVUPS Z1, 64(DI)
+	ADDQ $128, SI
+	ADDQ $128, DI
+	SUBQ $32, CX
+	JMP pair
+pairend:
+one:
+	CMPQ CX, $16
+	JLT oneend
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	MOVQ SI, AX
+	MOVQ rows+24(FP), DX
+	SUBQ $2, DX
+	JLT onelast
+	PCALIGN $32
+onerows:
+	VADDPS (AX), Z0, Z0
+	ADDQ R8, AX
+	VADDPS (AX), Z2, Z2
+	ADDQ R8, AX
+	SUBQ $2, DX
+	JGE onerows
+onelast:
+	ADDQ $2, DX
+	JZ oneput
+	VADDPS (AX), Z0, Z0
+oneput:
+	VADDPS Z2, Z0, Z0
+	VMULPS Z5, Z0, Z0
+	VMOVUPS Z0, (DI)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JMP one
+oneend:
+	TESTQ CX, CX
+	JZ end
+tail:
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	MOVQ SI, AX
+	MOVQ rows+24(FP), DX
+	SUBQ $2, DX
+	JLT taillast
+	PCALIGN $32
+tailrows:
+	VMOVUPS.Z (AX), K1, Z4
+	VADDPS Z4, Z0, Z0
+	ADDQ R8, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VADDPS Z4, Z2, Z2
+	ADDQ R8, AX
+	SUBQ $2, DX
+	JGE tailrows
+taillast:
+	ADDQ $2, DX
+	JZ tailput
+	VMOVUPS.Z (AX), K1, Z4
+	VADDPS Z4, Z0, Z0
+tailput:
+	VADDPS Z2, Z0, Z0
+	VMULPS Z5, Z0, Z0
+	VMOVUPS Z0, K1, (DI)
+end:
+	VZEROUPPER
+	RET
+
 // func AddAVX512(y, a, b *float32, n int)
 TEXT ·AddAVX512(SB), 0, $128-32
 	MOVQ y+0(FP), DI

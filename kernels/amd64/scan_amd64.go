@@ -2,7 +2,8 @@
 
 package amd64
 
-// ScanTokens is the most tokens that the scan functions work on at a time: some 10 µs.
+// ScanTokens is the most tokens that the scan functions work on at a time, in
+// about 10 µs.
 const ScanTokens = 128
 
 // The forms of the Scan functions.
@@ -13,7 +14,7 @@ const (
 	ScanB              // as ScanGeneral, with b a panel like a
 	ScanC              // as ScanGeneral, with c a panel like a
 	ScanBC             // as ScanGeneral, with b and c panels like a
-	ScanGated          // ScanIn, ScanGeneral with 16 states and ScanOut in one; AVX-512 only, and neither Bias nor Z is nil
+	ScanGated          // ScanIn, ScanGeneral and ScanOut in one, with 16 states, a softplus, a gate; AVX-512 only
 )
 
 // ScanCall holds the operands of a scan of up to a vector of channels. Pointers are
@@ -24,7 +25,7 @@ type ScanCall struct {
 	Order         *int32
 
 	// ScanIn: work[i] = delta[t] + bias, and log(1 + exp()) of it where Softplus is
-	// not 0, a vector a step; Bias may be nil
+	// not 0, a vector a step
 	Delta    *float32
 	LdDelta  int
 	Bias     *float32
@@ -39,7 +40,7 @@ type ScanCall struct {
 	//
 	// stored in Sum[SumOrder[i]], or added there where Onto is not 0; D may be nil.
 	// States is 1, 4, and for the forms without panels also 16 (AVX-512) or 8
-	// (AVX2); the powers have no 1.
+	// (AVX2); the powers have no 1. Plain leaves the factor step[i] out of the input.
 	Step         *float32
 	LdStep       int
 	StepOrder    *int32
@@ -66,7 +67,7 @@ type ScanCall struct {
 	LdZ int
 	Add int
 
-	Plain int // Scan: u·b is added to the states instead of delta·u·b
+	Plain int
 }
 
 //go:noescape

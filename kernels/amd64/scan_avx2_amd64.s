@@ -15,12 +15,8 @@ TEXT ·ScanInAVX2(SB), 0, $128-8
 	VMOVUPS (R10), Y7
 	MOVQ 16(DI), R12
 	XORQ DX, DX
-	VXORPS X8, X8, X8
 	MOVQ 40(DI), AX
-	TESTQ AX, AX
-	JZ unbiased
 	VMASKMOVPS (AX), Y7, Y8
-unbiased:
 	MOVQ 56(DI), BX
 	PCALIGN $32
 token:

@@ -15,12 +15,8 @@ TEXT ·ScanInAVX512(SB), 0, $128-8
 	KMOVW AX, K1
 	MOVQ 16(DI), R12
 	XORQ DX, DX
-	VXORPS X8, X8, X8
 	MOVQ 40(DI), AX
-	TESTQ AX, AX
-	JZ unbiased
 	VMOVUPS.Z (AX), K1, Z8
-unbiased:
 	MOVQ 56(DI), BX
 	PCALIGN $32
 token:

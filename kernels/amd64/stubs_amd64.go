@@ -120,6 +120,18 @@ func DWTapsAVX512(y, x, w, bias *float32, ldrow, ldx, ldy, ldw, lanes, n, k int)
 //go:noescape
 func DWTapsAVX2(y, x, w, bias *float32, ldrow, ldx, ldy, ldw, lanes, n, k int)
 
+// MeanRowsAVX512 sums columns:
+//
+//	for c := range cols { y[c] = Σ_r x[r*ldx+c] * scale }
+//
+//go:noescape
+func MeanRowsAVX512(y, x *float32, ldx, rows, cols int, scale float32)
+
+// MeanRowsAVX2 is [MeanRowsAVX512] with 8 columns in a vector.
+//
+//go:noescape
+func MeanRowsAVX2(y, x *float32, ldx, rows, cols int, scale float32)
+
 // LayerNormAVX512 normalises rows of c elements:
 //
 //	y[r] = (x[r] - mean(x[r])) / sqrt(var(x[r]) + eps) * gamma + beta

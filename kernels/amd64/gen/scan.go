@@ -189,12 +189,8 @@ func (g *gen) nextStep(label string) {
 // V7 (K1) the mask of the channels; BX is the work of the step.
 func (g *gen) scanIn() {
 	g.scanHead("ScanIn", 7)
-	g.op("VXORPS X8, X8, X8")
 	g.op("MOVQ %s, AX", g.arg("bias"))
-	g.op("TESTQ AX, AX")
-	g.op("JZ unbiased")
 	g.loadTail("(AX)", 7, 8)
-	g.p("unbiased:")
 	g.op("MOVQ %s, BX", g.arg("work"))
 	g.op("PCALIGN $32")
 	g.p("token:")
@@ -242,13 +238,22 @@ func (g *gen) scanOut() {
 
 // scanVectors are the registers of a body of Scan beside its states.
 type scanVectors struct {
-	delta, du, mask int
-	sums            []int // parts of the sum, in turn
-	coefficients    int   // the first of those in registers, two5, two4 ..
-	kept            int   // how many there are
-	lo, magic       int   // at AVX2, or -1: in memory
-	free            []int
-	side            []int // of the form scanGated
+	delta, du    int
+	mask         int   // at AVX2; a temporary when it has been used
+	sums         []int // parts of the sum, in turn
+	coefficients int   // the first of those in registers: two5, two4 ..
+	kept         int   // how many there are
+	lo, magic    int   // constants at AVX2, or -1: in memory
+	free         []int // temporaries of the states
+	side         []int // those of the softplus and the gate in the form scanGated
+}
+
+// sequence returns from, from+1 .. to-1.
+func sequence(from, to int) (s []int) {
+	for i := from; i < to; i++ {
+		s = append(s, i)
+	}
+	return s
 }
 
 func (v scanVectors) sum(i int) int { return v.sums[i%len(v.sums)] }
@@ -257,7 +262,8 @@ func (v scanVectors) sum(i int) int { return v.sums[i%len(v.sums)] }
 //
 //	SI BX        A at the first state of the body, and at state 0 of the panel
 //	R8 R9        B and C; AX CX their rows
-//	R10          the mask at AVX2
+//	R10          the mask at AVX2; rows of the next token and of the gate
+//	R11          the row of u; the next step
 //	R13          other rows; the row of the sum
 //	V0 ..        the states of the body; the others as scanBody has them
 func (g *gen) scan() {
@@ -287,16 +293,20 @@ func (g *gen) scan() {
 func (g *gen) scanBody(form, n int) {
 	powers := form == scanPowers || form == scanOn
 	gated := form == scanGated
-	v := scanVectors{8, 9, 12, []int{10}, 0, 0, 11, 15, []int{12, 13, 14}, nil}
-	switch {
-	case g.vb == 64 && powers:
-		v = scanVectors{16, 17, -1, []int{18, 19}, 0, 0, -1, -1, []int{20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31}, nil}
-	case g.vb == 64 && gated:
-		v = scanVectors{16, 17, -1, []int{18, 19}, 20, 3, -1, -1, []int{23, 24, 25}, []int{26, 27, 28, 29, 30, 31}}
-	case g.vb == 64:
-		v = scanVectors{16, 17, -1, []int{18, 19}, 20, 5, -1, -1, []int{25, 26, 27, 28, 29, 30, 31}, nil}
-	case powers:
+	v := scanVectors{delta: 8, du: 9, sums: []int{10}, lo: 11, mask: 12, magic: 15, free: []int{12, 13, 14}}
+	if powers { // few exponentials and many decays
 		v.free, v.lo, v.magic = append(v.free, v.lo, v.magic), -1, -1
+	}
+	if g.vb == 64 {
+		v = scanVectors{delta: 16, du: 17, sums: []int{18, 19}, coefficients: 20, lo: -1, magic: -1}
+		switch {
+		case powers:
+			v.free = sequence(20, 32)
+		case gated:
+			v.kept, v.free, v.side = 3, sequence(23, 26), sequence(26, 32)
+		default:
+			v.kept, v.free = scanDegree, sequence(25, 32)
+		}
 	}
 	each := func(f func(i int)) {
 		g.op("MOVQ %s, AX", g.arg("state"))
