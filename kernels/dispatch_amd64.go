@@ -291,6 +291,30 @@ func meanRowsVector(l Level, dst, x []float32, ldx, rows, c int) {
 	}
 }
 
+func scaleRowsVector(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, s []float32) {
+	chunk := max(1, callWork/cols)
+	for r := 0; r < rows; r += chunk {
+		n := min(chunk, rows-r)
+		if l == AVX512 {
+			amd64.ScaleRowsAVX512(&y[r*ldy], ldy, &x[r*ldx], ldx, n, cols, &s[r])
+		} else {
+			amd64.ScaleRowsAVX2(&y[r*ldy], ldy, &x[r*ldx], ldx, n, cols, &s[r])
+		}
+	}
+}
+
+// outerSumVector needs tokens·rows of a bounded size: a call cannot be preempted.
+func outerSumVector(l Level, y []float32, ldy int, k []float32, ldk int, v []float32, ldv, tokens, rows, cols int) {
+	nr := l.panel()
+	for b := 0; b < cols; b += nr {
+		if l == AVX512 {
+			amd64.OuterSumAVX512(&y[b], ldy, &k[0], ldk, &v[b], ldv, tokens, rows, min(nr, cols-b))
+		} else {
+			amd64.OuterSumAVX2(&y[b], ldy, &k[0], ldk, &v[b], ldv, tokens, rows, min(nr, cols-b))
+		}
+	}
+}
+
 // layerNormVector is ref.LayerNorm (centre 1) or ref.RMSNorm (centre 0) at level
 // AVX2 or AVX512, in float32.
 func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32, centre int) {

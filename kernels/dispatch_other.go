@@ -37,6 +37,14 @@ func meanRowsVector(Level, []float32, []float32, int, int, int) {
 	panic("kernels: no assembly in this build")
 }
 
+func scaleRowsVector(Level, []float32, int, []float32, int, int, int, []float32) {
+	panic("kernels: no assembly in this build")
+}
+
+func outerSumVector(Level, []float32, int, []float32, int, []float32, int, int, int, int) {
+	panic("kernels: no assembly in this build")
+}
+
 func layerNormVector(Level, []float32, int, []float32, int, int, int, []float32, []float32, float32, int) {
 	panic("kernels: no assembly in this build")
 }

@@ -251,6 +251,48 @@ end:
 	VZEROUPPER
 	RET
 
+// func ScaleRowsAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32)
+TEXT ·ScaleRowsAVX2(SB), 0, $128-56
+	MOVQ y+0(FP), DI
+	MOVQ ldy+8(FP), R8
+	MOVQ x+16(FP), SI
+	MOVQ ldx+24(FP), R9
+	MOVQ rows+32(FP), R10
+	MOVQ cols+40(FP), CX
+	MOVQ s+48(FP), BX
+	SHLQ $2, R8
+	SHLQ $2, R9
+	ANDQ $7, CX
+	NEGQ CX
+	LEAQ ·tailsAVX2+32(SB), AX
+	VMOVUPS (AX)(CX*4), Y7
+row:
+	VBROADCASTSS (BX), Y1
+	XORQ AX, AX
+	MOVQ cols+40(FP), CX
+	SUBQ $8, CX
+	JLT tail
+vector:
+	VMULPS (SI)(AX*1), Y1, Y0
+	VMOVUPS Y0, (DI)(AX*1)
+	ADDQ $32, AX
+	SUBQ $8, CX
+	JGE vector
+tail:
+	ADDQ $8, CX
+	JZ next
+	VMASKMOVPS (SI)(AX*1), Y7, Y0
+	VMULPS Y1, Y0, Y0
+	VMASKMOVPS Y0, Y7, (DI)(AX*1)
+next:
+	ADDQ R9, SI
+	ADDQ R8, DI
+	ADDQ $4, BX
+	DECQ R10
+	JNZ row
+	VZEROUPPER
+	RET
+
 // func AddAVX2(y, a, b *float32, n int)
 TEXT ·AddAVX2(SB), 0, $128-32
 	MOVQ y+0(FP), DI

@@ -256,6 +256,49 @@ end:
 	VZEROUPPER
 	RET
 
+// func ScaleRowsAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32)
+TEXT ·ScaleRowsAVX512(SB), 0, $128-56
+	MOVQ y+0(FP), DI
+	MOVQ ldy+8(FP), R8
+	MOVQ x+16(FP), SI
+	MOVQ ldx+24(FP), R9
+	MOVQ rows+32(FP), R10
+	MOVQ cols+40(FP), CX
+	MOVQ s+48(FP), BX
+	SHLQ $2, R8
+	SHLQ $2, R9
+	ANDQ $15, CX
+	MOVL $1, AX
+	SHLL CX, AX
+	DECL AX
+	KMOVW AX, K1
+row:
+	VBROADCASTSS (BX), Z1
+	XORQ AX, AX
+	MOVQ cols+40(FP), CX
+	SUBQ $16, CX
+	JLT tail
+vector:
+	VMULPS (SI)(AX*1), Z1, Z0
+	VMOVUPS Z0, (DI)(AX*1)
+	ADDQ $64, AX
+	SUBQ $16, CX
+	JGE vector
+tail:
+	ADDQ $16, CX
+	JZ next
+	VMOVUPS.Z (SI)(AX*1), K1, Z0
+	VMULPS Z1, Z0, Z0
+	VMOVUPS Z0, K1, (DI)(AX*1)
+next:
+	ADDQ R9, SI
+	ADDQ R8, DI
+	ADDQ $4, BX
+	DECQ R10
+	JNZ row
+	VZEROUPPER
+	RET
+
 // func AddAVX512(y, a, b *float32, n int)
 TEXT ·AddAVX512(SB), 0, $128-32
 	MOVQ y+0(FP), DI

@@ -132,6 +132,20 @@ func MeanRowsAVX512(y, x *float32, ldx, rows, cols int, scale float32)
 //go:noescape
 func MeanRowsAVX2(y, x *float32, ldx, rows, cols int, scale float32)
 
+// ScaleRowsAVX512 multiplies at least one row of x by its scale:
+//
+//	for r := range rows { for c := range cols { y[r*ldy+c] = x[r*ldx+c] * s[r] } }
+//
+// y may be x.
+//
+//go:noescape
+func ScaleRowsAVX512(y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32)
+
+// ScaleRowsAVX2 is [ScaleRowsAVX512] with 8 elements in a vector.
+//
+//go:noescape
+func ScaleRowsAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32)
+
 // LayerNormAVX512 normalises rows of c elements:
 //
 //	y[r] = (x[r] - mean(x[r])) / sqrt(var(x[r]) + eps) * gamma + beta

@@ -69,7 +69,7 @@ func main() {
 		file(level, "attention", (*gen).outer, (*gen).rotate, (*gen).inverse)
 		file(level, "dwconv", (*gen).slide, (*gen).dwconv, (*gen).dwtaps)
 		file(level, "scan", (*gen).scanIn, (*gen).scan, (*gen).scanOut, (*gen).conv1d)
-		file(level, "rows", (*gen).layernorm, (*gen).meanrows,
+		file(level, "rows", (*gen).layernorm, (*gen).meanrows, (*gen).scaleRows,
 			func(g *gen) { g.binary("Add", "VADDPS") }, func(g *gen) { g.binary("Mul", "VMULPS") }, (*gen).peak)
 	}
 }

@@ -95,3 +95,48 @@ func (g *gen) meanColumns(name string, vectors int, tail bool) {
 	g.op("JMP %s", name)
 	g.p("%send:", name)
 }
+
+// scaleRows writes ScaleRows<level>:
+//
+//	for r := range rows { for c := range cols { y[r*ldy+c] = x[r*ldx+c] * s[r] } }
+//
+// Registers: DI SI the rows of y and x, R8 R9 bytes between them, BX the scales, R10
+// rows left, CX columns left, AX the offset; V1 the scale, V7 (K1) the mask of a
+// row's end.
+func (g *gen) scaleRows() {
+	lanes := g.vb / 4
+	g.p("// func ScaleRows%s(y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32)", g.name)
+	g.p("TEXT ·ScaleRows%s(SB), 0, $128-56", g.name)
+	for _, a := range [][2]string{{"y+0", "DI"}, {"ldy+8", "R8"}, {"x+16", "SI"}, {"ldx+24", "R9"}, {"rows+32", "R10"}, {"cols+40", "CX"}, {"s+48", "BX"}} {
+		g.op("MOVQ %s(FP), %s", a[0], a[1])
+	}
+	g.op("SHLQ $2, R8")
+	g.op("SHLQ $2, R9")
+	g.tailMask("CX", "AX", 7)
+	g.p("row:")
+	g.op("VBROADCASTSS (BX), %s", g.v(1))
+	g.op("XORQ AX, AX")
+	g.op("MOVQ cols+40(FP), CX")
+	g.op("SUBQ $%d, CX", lanes)
+	g.op("JLT tail")
+	g.p("vector:")
+	g.op("VMULPS (SI)(AX*1), %s, %s", g.v(1), g.v(0))
+	g.op("VMOVUPS %s, (DI)(AX*1)", g.v(0))
+	g.op("ADDQ $%d, AX", g.vb)
+	g.op("SUBQ $%d, CX", lanes)
+	g.op("JGE vector")
+	g.p("tail:")
+	g.op("ADDQ $%d, CX", lanes)
+	g.op("JZ next")
+	g.loadTail("(SI)(AX*1)", 7, 0)
+	g.v3("VMULPS", 1, 0, 0)
+	g.storeTail(0, 7, "(DI)(AX*1)")
+	g.p("next:")
+	g.op("ADDQ R9, SI")
+	g.op("ADDQ R8, DI")
+	g.op("ADDQ $4, BX")
+	g.op("DECQ R10")
+	g.op("JNZ row")
+	g.op("VZEROUPPER")
+	g.op("RET")
+}

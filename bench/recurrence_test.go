@@ -1,0 +1,55 @@
+package bench_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/mila-go/mila/kernels"
+)
+
+// BenchmarkRecurrence runs linear attention's recurrences, eight heads of 64
+// channels, token by token and in chunks. The share of the peak counts what the
+// chunked form multiplies, masked halves of panels left out.
+func BenchmarkRecurrence(b *testing.B) {
+	const heads, d = 8, 64
+	for _, steps := range []int{1, 16, 64, 1024} {
+		n := steps * heads * d
+		q, k, v, o := values(n), values(n), values(n), make([]float32, n)
+		state := make([]float32, heads*d*d)
+		gates, keyGates, beta := values(steps*heads), values(n), values(steps*heads)
+		for _, x := range [][]float32{gates, keyGates} {
+			for i := range x {
+				x[i] = -x[i] * x[i]
+			}
+		}
+		for i := range k {
+			k[i] /= d
+		}
+		shape := kernels.RecurrenceShape{L: steps, Heads: heads, KeyDim: d, Dim: d, Scale: 0.125}
+		for _, kind := range []struct {
+			name string
+			opt  kernels.RecurrenceOptions
+		}{{"causal", kernels.RecurrenceOptions{}}, {"normalised", kernels.RecurrenceOptions{Sum: make([]float32, heads*d), Eps: 1}}, {"gated", kernels.RecurrenceOptions{HeadGate: gates}},
+			{"gla", kernels.RecurrenceOptions{KeyGate: keyGates}}, {"delta", kernels.RecurrenceOptions{Beta: beta}}} {
+			recurrent := heads * steps * 2 * d * d
+			measure(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), recurrent, func(l kernels.Level) {
+				kernels.Recurrent(l, o, state, q, k, v, shape, kind.opt)
+			})
+			if kind.opt.KeyGate != nil || kind.opt.Beta != nil {
+				continue
+			}
+			work := make([]float32, kernels.ChunkedLen(kernels.Auto, d, d)+1<<16)
+			macs := 0
+			for t := 0; t < steps; t += 64 {
+				n := min(64, steps-t)
+				for j := 0; j < n; j += 32 {
+					macs += (n - j) * min(32, n-j) * d
+				}
+				macs += n*(n+d)*d + n*d*d
+			}
+			measure(b, fmt.Sprintf("form=chunked/kind=%s/L=%d", kind.name, steps), heads*macs, func(l kernels.Level) {
+				kernels.Chunked(l, o, state, q, k, v, shape, kind.opt, work)
+			})
+		}
+	}
+}

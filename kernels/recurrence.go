@@ -1,0 +1,316 @@
+package kernels
+
+import (
+	"math"
+
+	"github.com/mila-go/mila/kernels/generic"
+	"github.com/mila-go/mila/kernels/ref"
+)
+
+// RecurrenceShape describes a causal recurrence of linear attention; see the
+// fields. Heads have at most 256 channels of keys and of values.
+type RecurrenceShape = ref.RecurrenceShape
+
+// RecurrenceOptions are the optional parts of a recurrence; see the fields.
+type RecurrenceOptions = ref.RecurrenceOptions
+
+// maxRecurrence bounds the channels of a head.
+const maxRecurrence = 256
+
+func checkRecurrence(op string, o, state, q, k, v []float32, s *RecurrenceShape, opt *RecurrenceOptions) {
+	checkDims(op, s.L, s.Heads, s.KeyDim)
+	checkDims(op, s.L, s.Heads, s.Dim)
+	checkDims(op, s.Heads, s.KeyDim, s.Dim)
+	if s.KeyDim > maxRecurrence || s.Dim > maxRecurrence {
+		fail(op, "heads of %d key and %d value channels; at most %d", s.KeyDim, s.Dim, maxRecurrence)
+	}
+	if s.Groups < 0 || s.Groups > 0 && s.Heads%s.Groups != 0 {
+		fail(op, "%d heads do not fall into %d groups", s.Heads, s.Groups)
+	}
+	*s = s.Dense()
+	if s.Head0 < 0 || s.Head0 > s.Head1 || s.Head1 > s.Heads {
+		fail(op, "heads [%d, %d) are not among the %d", s.Head0, s.Head1, s.Heads)
+	}
+	checkMatrix(op, "q", q, s.LdQ, s.L, s.Groups*s.KeyDim)
+	checkMatrix(op, "k", k, s.LdK, s.L, s.Groups*s.KeyDim)
+	checkMatrix(op, "v", v, s.LdV, s.L, s.Heads*s.Dim)
+	checkMatrix(op, "o", o, s.LdO, s.L, s.Heads*s.Dim)
+	checkLen(op, "state", state, s.Heads*s.KeyDim*s.Dim)
+	for _, x := range []struct {
+		name string
+		x    []float32
+		n    int
+	}{{"HeadGate", opt.HeadGate, s.L * s.Heads}, {"KeyGate", opt.KeyGate, s.L * s.Heads * s.KeyDim}, {"Beta", opt.Beta, s.L * s.Heads}, {"Sum", opt.Sum, s.Heads * s.KeyDim}} {
+		if x.x != nil {
+			checkLen(op, x.name, x.x, x.n)
+		}
+	}
+}
+
+// Recurrent runs a causal recurrence of linear attention token by token, the form
+// for decoding and for short sequences. For each head, with its state S of
+// (KeyDim, Dim),
+//
+//	S = exp(gate) ⊙ S                 gates of opt.HeadGate and opt.KeyGate, none: 1
+//	w = v, or the delta rule with opt.Beta:  w = beta (v - Sᵀ k)
+//	S = S + k wᵀ;   z = z + k          z is opt.Sum, which does not decay
+//	o = scale · Sᵀ q,  over  scale · q·z + eps  where opt.Sum is there
+//
+// which is causal linear attention (equation 4 of arXiv 2405.16605), with gates
+// retention (arXiv 2307.08621), Mamba-2's SSD (arXiv 2405.21060) and gated linear
+// attention (arXiv 2312.06635), with Beta the delta rule (arXiv 2406.06484) and its
+// gated form (arXiv 2412.06464). Gates are logarithms; above 0 the state grows.
+//
+// q and k are tokens x (Groups, KeyDim), v and o tokens x (Heads, Dim). state and
+// opt.Sum go in and out, so consecutive pieces of a sequence equal the whole, and
+// L = 0 does nothing. o may be v; apart from that outputs must not overlap inputs.
+func Recurrent(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt RecurrenceOptions) {
+	const op = "Recurrent"
+	l = l.resolve(op)
+	checkRecurrence(op, o, state, q, k, v, &s, &opt)
+	kd, d := s.KeyDim, s.Dim
+	if kd == 0 || d == 0 {
+		return
+	}
+	var gates, query, value [maxRecurrence]float32
+	for h := s.Head0; h < s.Head1; h++ {
+		S := state[h*kd*d : (h+1)*kd*d]
+		for t := range s.L {
+			qr, kr := q[t*s.LdQ+s.Key(h):][:kd], k[t*s.LdK+s.Key(h):][:kd]
+			vr, or := v[t*s.LdV+h*d:][:d], o[t*s.LdO+h*d:][:d]
+			if opt.HeadGate != nil || opt.KeyGate != nil {
+				var g float32
+				if opt.HeadGate != nil {
+					g = opt.HeadGate[t*s.Heads+h]
+				}
+				if opt.KeyGate == nil {
+					g = float32(math.Exp(float64(g)))
+					for a := range kd {
+						gates[a] = g
+					}
+				} else {
+					for a, x := range opt.KeyGate[(t*s.Heads+h)*kd:][:kd] {
+						gates[a] = g + x
+					}
+					Exp(l, gates[:kd], gates[:kd])
+				}
+				scaleRows(l, S, d, S, d, kd, d, gates[:])
+			}
+			w := vr
+			if opt.Beta != nil {
+				w = value[:d]
+				clear(w)
+				outerSum(l, w, d, kr, 1, S, d, kd, 1, d) // Sᵀ k
+				beta := opt.Beta[t*s.Heads+h]
+				for b, x := range vr {
+					w[b] = beta * (x - w[b])
+				}
+			}
+			outerSum(l, S, d, kr, kd, w, d, 1, kd, d)
+			scale := s.Scale
+			if opt.Sum != nil {
+				den := opt.Eps
+				for a, x := range kr {
+					z := &opt.Sum[h*kd+a]
+					*z += x
+					den += s.Scale * qr[a] * *z
+				}
+				scale /= den
+			}
+			for a, x := range qr {
+				query[a] = scale * x
+			}
+			clear(or)
+			outerSum(l, or, d, query[:], 1, S, d, kd, 1, d)
+		}
+	}
+}
+
+// recurrenceChunk is how many tokens the chunked form takes at a time.
+const recurrenceChunk = 64
+
+// ChunkedLen returns the length of the work space that [Chunked] needs for heads of
+// so many channels.
+func ChunkedLen(l Level, keyDim, dim int) int {
+	const t = recurrenceChunk
+	nr := PanelWidth(l)
+	up := func(n int) int { return (n + nr - 1) / nr * nr }
+	return t*(t+keyDim+16) + up(dim)*(t+keyDim) + up(t)*keyDim + max(t, keyDim) + t*keyDim + 3*t
+}
+
+// Chunked computes what [Recurrent] does, for plain sums and gates of heads (not
+// for opt.KeyGate or opt.Beta), by matrix products over chunks of 64 tokens:
+//
+//	o_i = Σ_{j≤i} exp(G_i - G_j) (q_i·k_j) v_j + exp(G_i) Sᵀ q_i,  G the sum of the chunk's gates so far
+//
+// Only sums of gates are exponentiated, no differences, so gates however strong
+// neither overflow nor make NaN. With 64 channels it is the faster form from some 20
+// tokens on, with gates from 10 (AVX-512). work has ChunkedLen elements. Results differ from
+// Recurrent's by rounding, and a NaN or an infinity makes NaN of its value channel
+// (in q or k: of all) in its whole chunk.
+func Chunked(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt RecurrenceOptions, work []float32) {
+	const op = "Chunked"
+	l = l.resolve(op)
+	checkRecurrence(op, o, state, q, k, v, &s, &opt)
+	if opt.KeyGate != nil || opt.Beta != nil {
+		fail(op, "gates of key channels and the delta rule have no chunked form; use Recurrent")
+	}
+	kd, d := s.KeyDim, s.Dim
+	checkLen(op, "work", work, ChunkedLen(l, kd, d))
+	if kd == 0 || d == 0 {
+		return
+	}
+	nr := l.panel()
+	up := func(n int) int { return (n + nr - 1) / nr * nr }
+	take := func(n int) (part []float32) {
+		part, work = work[:n:n], work[n:]
+		return part
+	}
+	const most = recurrenceChunk
+	x, right, keys, decay, scaled := take(most*(most+kd+16)), take(up(d)*(most+kd)), take(up(most)*kd), take(max(most, kd)), take(most*kd)
+	out, in, inverse := take(most), take(most), take(most)
+	ldx := most + kd + 16
+	for t0 := 0; t0 < s.L; t0 += most {
+		n := min(most, s.L-t0)
+		for h := s.Head0; h < s.Head1; h++ { // inside: the rows of all heads lie together
+			S := state[h*kd*d : (h+1)*kd*d]
+			qc, kc := q[t0*s.LdQ+s.Key(h):], k[t0*s.LdK+s.Key(h):]
+			vc, oc := v[t0*s.LdV+h*d:], o[t0*s.LdO+h*d:]
+
+			// The left matrix is [q kᵀ, masked and decayed | q decayed], the right one v
+			// above S. Rows of the arguments often lie a power of two apart, where they
+			// share few sets of the L1 cache: each is read once.
+			for i := range n {
+				copy(x[i*ldx+n:i*ldx+n+kd], qc[i*s.LdQ:])
+				copy(scaled[i*kd:(i+1)*kd], kc[i*s.LdK:])
+			}
+			packTransposed(keys, scaled, kd, n, kd, nr, s.Scale)
+			for j := 0; j < n; j += nr { // rows above a panel's first token are masked
+				Gemm(l, x[j*ldx+j:], ldx, x[j*ldx+n:], ldx, keys[j*kd:], n-j, min(nr, n-j), kd, Epilogue{})
+			}
+			if opt.Sum != nil { // of keys, which do not decay
+				z := opt.Sum[h*kd : (h+1)*kd]
+				for i := range n {
+					den := float32(0)
+					for a, v := range x[i*ldx+n : i*ldx+n+kd] {
+						den += v * z[a]
+					}
+					den = s.Scale*den + opt.Eps
+					for _, v := range x[i*ldx : i*ldx+i+1] {
+						den += v
+					}
+					inverse[i] = 1 / den
+				}
+				for i := range n {
+					for a, v := range scaled[i*kd : (i+1)*kd] {
+						z[a] += v
+					}
+				}
+			}
+			for i := range n {
+				out[i] = 1
+			}
+			if opt.HeadGate != nil {
+				// Sums of the gates after j up to i: added up, since differences of long
+				// sums would cancel.
+				var sums [most]float32
+				g := float32(0)
+				for i := range n {
+					gate := opt.HeadGate[(t0+i)*s.Heads+h]
+					g += gate
+					out[i] = g
+					for j := range i {
+						sums[j] += gate
+					}
+					sums[i] = 0
+					Exp(l, decay[:i+1], sums[:i+1])
+					Mul(l, x[i*ldx:i*ldx+i+1], x[i*ldx:i*ldx+i+1], decay[:i+1])
+				}
+				Exp(l, out[:n], out[:n])
+				copy(in, decay[:n])
+			}
+			total := out[n-1]
+			for i := range n {
+				clear(x[i*ldx+i+1 : i*ldx+n])
+				out[i] *= s.Scale
+			}
+			scaleRows(l, x[n:], ldx, x[n:], ldx, n, kd, out)
+			for b := 0; b < d; b += nr {
+				cols, panel := min(nr, d-b), right[b*(n+kd):(b+nr)*(n+kd)]
+				for t := range n {
+					row := panel[t*nr : (t+1)*nr]
+					clear(row[copy(row, vc[t*s.LdV+b:t*s.LdV+b+cols]):])
+				}
+				for a := range kd {
+					row := panel[(n+a)*nr : (n+a+1)*nr]
+					clear(row[copy(row, S[a*d+b:a*d+b+cols]):])
+				}
+			}
+			if opt.HeadGate != nil {
+				for a := range kd {
+					decay[a] = total
+				}
+				scaleRows(l, S, d, S, d, kd, d, decay)
+				scaleRows(l, scaled, kd, scaled, kd, n, kd, in)
+			}
+			for b := 0; b < d; b += nr {
+				outerSum(l, S[b:], d, scaled, kd, right[b*(n+kd):], nr, n, kd, min(nr, d-b))
+			}
+			Gemm(l, oc, s.LdO, x, ldx, right, n, d, n+kd, Epilogue{})
+			if opt.Sum != nil {
+				scaleRows(l, oc, s.LdO, oc, s.LdO, n, d, inverse)
+			}
+		}
+	}
+}
+
+// packTransposed packs rows of x, times scale, as Pack does: panels of nr rows,
+// element by element.
+func packTransposed(dst, x []float32, ldx, rows, cols, nr int, scale float32) {
+	for j := 0; j < rows; j += nr {
+		panel := dst[j*cols : (j+nr)*cols]
+		n := min(nr, rows-j)
+		r := 0
+		for ; r+4 <= n; r += 4 {
+			at := (j + r) * ldx
+			x0, x1, x2, x3 := x[at:at+cols], x[at+ldx:at+ldx+cols], x[at+2*ldx:at+2*ldx+cols], x[at+3*ldx:at+3*ldx+cols]
+			for p, v := range x0 {
+				to := panel[p*nr+r : p*nr+r+4]
+				to[0], to[1], to[2], to[3] = v*scale, x1[p]*scale, x2[p]*scale, x3[p]*scale
+			}
+		}
+		for ; r < n; r++ {
+			for p, v := range x[(j+r)*ldx : (j+r)*ldx+cols] {
+				panel[p*nr+r] = v * scale
+			}
+		}
+		for ; r < nr; r++ {
+			for p := range cols {
+				panel[p*nr+r] = 0
+			}
+		}
+	}
+}
+
+// scaleRows computes y[r, c] = x[r, c] · s[r]; y may be x.
+func scaleRows(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, s []float32) {
+	if rows == 0 || cols == 0 {
+		return
+	}
+	_, _, _ = y[(rows-1)*ldy+cols-1], x[(rows-1)*ldx+cols-1], s[rows-1]
+	if l == Generic {
+		generic.ScaleRows(y, ldy, x, ldx, rows, cols, s)
+		return
+	}
+	scaleRowsVector(l, y, ldy, x, ldx, rows, cols, s)
+}
+
+// outerSum computes y[a, b] += Σ_t k[t, a] · v[t, b] for one token at least.
+func outerSum(l Level, y []float32, ldy int, k []float32, ldk int, v []float32, ldv, tokens, rows, cols int) {
+	_, _, _ = y[(rows-1)*ldy+cols-1], k[(tokens-1)*ldk+rows-1], v[(tokens-1)*ldv+cols-1]
+	if l == Generic {
+		generic.OuterSum(y, ldy, k, ldk, v, ldv, tokens, rows, cols)
+		return
+	}
+	outerSumVector(l, y, ldy, k, ldk, v, ldv, tokens, rows, cols)
+}

@@ -1,0 +1,258 @@
+package kernels_test
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/mila-go/mila/internal/golden"
+	"github.com/mila-go/mila/kernels"
+	"github.com/mila-go/mila/kernels/ref"
+)
+
+// forms are the ways to compute a recurrence that has no delta rule and no gates of
+// key channels.
+var forms = map[string]func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions){
+	"recurrent": kernels.Recurrent,
+	"chunked": func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions) {
+		if opt.Beta != nil || opt.KeyGate != nil {
+			kernels.Recurrent(l, o, state, q, k, v, s, opt)
+			return
+		}
+		kernels.Chunked(l, o, state, q, k, v, s, opt, make([]float32, kernels.ChunkedLen(l, s.KeyDim, s.Dim)))
+	},
+}
+
+// TestGoldenRecurrences runs the causal cases, each in two pieces of its sequence.
+func TestGoldenRecurrences(t *testing.T) {
+	goldenCases(t, "linattn", "", func(t *testing.T, l kernels.Level, s golden.Set, id string, c sizes) {
+		kind, _ := c["kind"].(string)
+		switch kind {
+		case "causal", "retention", "sgla", "gla", "delta", "gdelta":
+		default:
+			return
+		}
+		b, steps, heads, kd, d := c.int("B"), c.int("T"), c.int("H"), c.int("K"), c.int("V")
+		q, k, v, gate, beta := s.F32(id+".q"), s.F32(id+".k"), s.F32(id+".v"), s.F32(id+".log_gate"), s.F32(id+".beta")
+		for name, form := range forms {
+			o, state, sum := make([]float32, len(v)), s.F32(id+".initial_state"), s.F32(id+".initial_z")
+			if state == nil {
+				state = make([]float32, b*heads*kd*d)
+			}
+			if normalised, _ := c["normalize"].(bool); normalised && sum == nil {
+				sum = make([]float32, b*heads*kd)
+			}
+			for i := range b {
+				for _, piece := range [][2]int{{0, steps * 2 / 3}, {steps * 2 / 3, steps}} {
+					n := piece[1] - piece[0]
+					at := func(x []float32) []float32 {
+						if x == nil {
+							return nil
+						}
+						image := part(x, i, b)
+						return image[piece[0]*len(image)/steps:]
+					}
+					shape := kernels.RecurrenceShape{L: n, Heads: heads, KeyDim: kd, Dim: d, Scale: float32(c["scale"].(float64))}
+					opt := kernels.RecurrenceOptions{Beta: at(beta), Eps: 1e-10}
+					if kind == "gla" {
+						opt.KeyGate = at(gate)
+					} else {
+						opt.HeadGate = at(gate)
+					}
+					if sum != nil {
+						opt.Sum = part(sum, i, b)
+					}
+					form(l, at(o), part(state, i, b), at(q), at(k), at(v), shape, opt)
+				}
+			}
+			golden.Near(t, fmt.Sprint(l, " ", name, " ", id, ".o"), o, s.F32(id+".o"), 2e-5)
+			golden.Near(t, fmt.Sprint(l, " ", name, " ", id, ".final_state"), state, s.F32(id+".final_state"), 1e-5)
+			if sum != nil {
+				golden.Near(t, fmt.Sprint(l, " ", name, " ", id, ".final_z"), sum, s.F32(id+".final_z"), 1e-5)
+			}
+		}
+	})
+}
+
+// TestGoldenSix runs the paper's unified recurrence with its switches as a selective
+// scan whose B and C are keys and queries.
+func TestGoldenSix(t *testing.T) {
+	s := golden.Open(t, "linattn", true)
+	v := s.F32("six.v")
+	if v == nil {
+		t.Log("not compared: the selection has no unified recurrence")
+		return
+	}
+	const steps, heads, kd, e = 24, 2, 8, 24
+	a := make([]float32, e*kd) // (channels, states)
+	for n := range kd {
+		for c := range e {
+			a[c*kd+n] = s.F32("six.A")[n*e+c]
+		}
+	}
+	ones := make([]float32, steps*e)
+	for i := range ones {
+		ones[i] = 1
+	}
+	compared := 0
+	for _, name := range s.Names() {
+		tag, found := strings.CutSuffix(name, ".y")
+		tag, six := strings.CutPrefix(tag, "six.")
+		if !found || !six {
+			continue
+		}
+		compared++
+		has := func(letter string) bool { return strings.Contains(tag, letter+"1") }
+		q, k, groups := s.F32("six.q"), s.F32("six.k"), heads
+		if has("h") {
+			q, k, groups = s.F32("six.q1"), s.F32("six.k1"), 1
+		}
+		for _, l := range kernels.Levels() {
+			decay := a
+			if !has("f") {
+				decay = make([]float32, len(a)) // exp(0) = 1
+			}
+			packed := kernels.NewScanA(decay, e, kd, groups)
+			shape := kernels.ScanShape{L: steps, Ch: e, N: kd, Groups: groups}
+			y, state := make([]float32, steps*e), make([]float32, kd*e)
+			kernels.Scan(l, y, state, v, s.F32("six.delta"), packed, k, q, shape, kernels.ScanOptions{NoInputGate: !has("i")})
+			if !has("n") {
+				// The sum of keys, gated for each value channel or not at all.
+				sums, z := make([]float32, steps*e), make([]float32, kd*e)
+				if !strings.HasSuffix(tag, "_zg") {
+					packed = kernels.NewScanA(make([]float32, len(a)), e, kd, groups)
+				}
+				kernels.Scan(l, sums, z, ones, s.F32("six.delta"), packed, k, q, shape, kernels.ScanOptions{NoInputGate: true})
+				for i := range y {
+					y[i] /= sums[i]
+				}
+			}
+			if has("s") {
+				for i, x := range s.F32("six.x") {
+					y[i] += s.F32("six.D")[i%e] * x
+				}
+			}
+			golden.Near(t, fmt.Sprint(l, " ", name), y, s.F32(name), 1e-5)
+		}
+	}
+	if compared < 30 {
+		t.Errorf("%d of the switches' combinations compared", compared)
+	}
+}
+
+func TestGoldenSSD(t *testing.T) {
+	goldenCases(t, "ssd", "", func(t *testing.T, l kernels.Level, s golden.Set, id string, c sizes) {
+		b, steps, heads, d, groups, n := c.int("batch"), c.int("L"), c.int("heads"), c.int("headdim"), c.int("groups"), c.int("N")
+		x, dt := s.F32(id+".x"), s.F32(id+".dt")
+		y := make([]float32, len(x))
+		state := make([]float32, b*heads*n*d)
+		if initial := s.F32(id + ".initial_state"); initial != nil {
+			state = transposed(initial, d, n)
+		}
+		for i := range b {
+			for _, piece := range [][2]int{{0, steps / 2}, {steps / 2, steps}} {
+				at := func(x []float32) []float32 {
+					if x == nil {
+						return nil
+					}
+					image := part(x, i, b)
+					return image[piece[0]*len(image)/steps:]
+				}
+				shape := kernels.RecurrenceShape{L: piece[1] - piece[0], Heads: heads, KeyDim: n, Dim: d, Groups: groups}
+				o := kernels.SSDOptions{DeltaBias: s.F32(id + ".dt_bias"), Softplus: c.int("dt_softplus") != 0, D: s.F32(id + ".D"), Z: at(s.F32(id + ".z"))}
+				kernels.SSD(l, at(y), part(state, i, b), at(x), at(dt), s.F32(id+".A"), at(s.F32(id+".B")), at(s.F32(id+".C")), shape, o, make([]float32, kernels.SSDLen(l, shape)))
+			}
+		}
+		golden.Near(t, fmt.Sprint(l, " ", id, ".y"), y, s.F32(id+".y"), 2e-5)
+		golden.Near(t, fmt.Sprint(l, " ", id, ".final_state"), transposed(state, n, d), s.F32(id+".final_state"), 1e-5)
+	})
+}
+
+// TestRecurrences compares both forms with their definition, on guarded buffers.
+func TestRecurrences(t *testing.T) {
+	eachLevel(t, func(e *testEnv) {
+		for _, s := range []kernels.RecurrenceShape{
+			{L: 0, Heads: 1, KeyDim: 4, Dim: 4}, {L: 1, Heads: 2, KeyDim: 5, Dim: 3}, {L: 63, Heads: 2, KeyDim: 16, Dim: 32, Scale: 0.25}, {L: 65, Heads: 4, KeyDim: 33, Dim: 17, Groups: 2},
+			{L: 130, Heads: 1, KeyDim: 64, Dim: 64, Scale: 0.125}, {L: 70, Heads: 3, KeyDim: 8, Dim: 40, Head0: 1, Head1: 2},
+		} {
+			for kind := range 8 {
+				e.recurrence(s, kind&1 != 0, kind&2 != 0, kind&4 != 0)
+			}
+		}
+	})
+}
+
+func (e *testEnv) recurrence(s kernels.RecurrenceShape, gated, normalised, delta bool) {
+	full := s.Dense()
+	s.LdQ, s.LdV, s.LdO = full.LdQ+3, full.LdV+1, full.LdO+2
+	span := func(ld, n int) int { return max(0, (s.L-1)*ld+n) }
+	q, k, v := e.positive(span(s.LdQ, full.LdQ)), e.positive(s.L*full.LdK), e.random(span(s.LdV, full.LdV))
+	for i := range k { // keys of length at most 1 keep the delta rule stable
+		k[i] /= float32(s.KeyDim)
+	}
+	opt := kernels.RecurrenceOptions{Eps: 1e-3}
+	if gated {
+		opt.HeadGate = e.positive(s.L * s.Heads)
+		for i := range opt.HeadGate {
+			opt.HeadGate[i] = -opt.HeadGate[i] * float32(i%7*i%7)
+		}
+	}
+	if delta {
+		opt.Beta = e.positive(s.L * s.Heads)
+		if gated {
+			opt.KeyGate = e.positive(s.L * s.Heads * s.KeyDim)
+			for i := range opt.KeyGate {
+				opt.KeyGate[i] = -opt.KeyGate[i]
+			}
+		}
+	}
+	start, z := e.random(s.Heads*s.KeyDim*s.Dim), e.positive(s.Heads*s.KeyDim)
+	for name, form := range forms {
+		o, state, sum := e.random(span(s.LdO, full.LdO)), copyOf(start), copyOf(z)
+		want, wstate, wsum := copyOf(o), copyOf(start), copyOf(z)
+		wopt := opt
+		if normalised {
+			opt.Sum, wopt.Sum = sum, wsum
+		}
+		ref.Recurrence(want, wstate, q, k, v, s, wopt)
+		form(e.level, o, state, q, k, v, s, opt)
+		what := fmt.Sprintf("%s %+v gated %v normalised %v delta %v", name, s, gated, normalised, delta)
+		e.near(what+" o", o, want, 1e-5)
+		e.near(what+" state", state, wstate, 1e-5)
+		e.near(what+" sum", sum, wsum, 1e-5)
+	}
+}
+
+// TestRecurrenceSpecialValues asserts that strong gates give neither NaN nor
+// infinities and that a NaN reaches only what depends on it.
+func TestRecurrenceSpecialValues(t *testing.T) {
+	const steps, d = 100, 16
+	for _, l := range kernels.Levels() {
+		for name, form := range forms {
+			x, gate := make([]float32, steps*d), make([]float32, steps)
+			for i := range x {
+				x[i] = 1
+			}
+			for i := range gate {
+				gate[i] = []float32{0, -1e4, -1e30, float32(math.Inf(-1))}[i%4]
+			}
+			s := kernels.RecurrenceShape{L: steps, Heads: 1, KeyDim: d, Dim: d}
+			o := make([]float32, steps*d)
+			form(l, o, make([]float32, d*d), x, x, x, s, kernels.RecurrenceOptions{HeadGate: gate})
+			for i, v := range o {
+				if !(v >= 0 && v <= 2*d) {
+					t.Fatalf("%v %s: o[%d] = %v", l, name, i, v)
+				}
+			}
+			v := append([]float32(nil), x...)
+			v[50*d+3] = float32(math.NaN())
+			form(l, o, make([]float32, d*d), x, x, v, s, kernels.RecurrenceOptions{})
+			for i, y := range o {
+				if got, want := math.IsNaN(float64(y)), i%d == 3 && i/d >= 50; got != want && (want || i%d != 3 || name == "recurrent") {
+					t.Fatalf("%v %s: o[%d, %d] = %v", l, name, i/d, i%d, y)
+				}
+			}
+		}
+	}
+}
