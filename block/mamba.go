@@ -16,9 +16,11 @@ import (
 	"github.com/mila-go/mila/kernels"
 )
 
-// MambaConfig is the shape of a Mamba language model (arXiv 2312.00752), with the
-// keys of the config.json of Hugging Face's MambaForCausalLM.
+// MambaConfig is the shape of a Mamba or Mamba-2 language model (arXiv 2312.00752,
+// 2405.21060), with the keys of the config.json of Hugging Face's MambaForCausalLM
+// and Mamba2ForCausalLM.
 type MambaConfig struct {
+	ModelType  string  `json:"model_type"` // "mamba", or "mamba2"
 	VocabSize  int     `json:"vocab_size"`
 	HiddenSize int     `json:"hidden_size"`
 	StateSize  int     `json:"state_size"` // N
@@ -31,6 +33,11 @@ type MambaConfig struct {
 	Bias       bool    `json:"use_bias"`      // of in_proj and out_proj
 	ConvBias   bool    `json:"use_conv_bias"` // of conv1d
 	Tied       bool    `json:"tie_word_embeddings"`
+
+	// Of Mamba-2 alone.
+	Heads   int `json:"num_heads"`
+	HeadDim int `json:"head_dim"`
+	Groups  int `json:"n_groups"` // of heads that share B and C
 }
 
 // rank is the rank of the step size's projection: a number, or "auto", which is
@@ -53,14 +60,24 @@ func Mamba130M() MambaConfig {
 }
 
 func defaultMamba() MambaConfig {
-	return MambaConfig{VocabSize: 50280, HiddenSize: 768, StateSize: 16, Layers: 32, Expand: 2, ConvKernel: 4, Epsilon: 1e-5, ConvBias: true, Tied: true}
+	return MambaConfig{ModelType: "mamba", VocabSize: 50280, HiddenSize: 768, StateSize: 16, Layers: 32, Expand: 2, ConvKernel: 4, Epsilon: 1e-5, ConvBias: true, Tied: true}
 }
 
 // ParseMambaConfig reads a config.json. Unknown keys are ignored, absent ones have
 // Hugging Face's defaults.
 func ParseMambaConfig(data []byte) (MambaConfig, error) {
 	c := defaultMamba()
-	if err := json.Unmarshal(data, &c); err != nil {
+	var kind struct {
+		ModelType string `json:"model_type"`
+	}
+	err := json.Unmarshal(data, &kind)
+	if kind.ModelType == mamba2 {
+		c.HiddenSize, c.Layers, c.StateSize, c.Heads, c.HeadDim, c.Groups, c.Tied = 4096, 64, 128, 128, 64, 8, false
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil {
 		return c, fmt.Errorf("block: Mamba configuration: %w", err)
 	}
 	return c, c.Validate()
@@ -69,10 +86,14 @@ func ParseMambaConfig(data []byte) (MambaConfig, error) {
 // Validate says what is wrong with the configuration, if anything.
 func (c MambaConfig) Validate() error {
 	switch {
+	case c.ModelType != "mamba" && c.ModelType != mamba2:
+		return fmt.Errorf("block: Mamba configuration: model_type %q; it must be mamba or mamba2", c.ModelType)
 	case c.VocabSize < 1 || c.VocabSize > 1<<24, c.HiddenSize < 1 || c.HiddenSize > 1<<14, c.Layers < 1 || c.Layers > 1000:
 		return fmt.Errorf("block: Mamba configuration: vocab_size %d, hidden_size %d, num_hidden_layers %d; one is out of range", c.VocabSize, c.HiddenSize, c.Layers)
-	case c.StateSize < 1 || c.StateSize > 64:
-		return fmt.Errorf("block: Mamba configuration: state_size %d; it must be from 1 to 64", c.StateSize)
+	case c.StateSize < 1 || c.StateSize > 256 || c.ModelType == "mamba" && c.StateSize > 64:
+		return fmt.Errorf("block: Mamba configuration: state_size %d; it must be from 1 to 64 (Mamba-2: 256)", c.StateSize)
+	case c.ModelType == mamba2 && (c.Heads < 1 || c.HeadDim < 1 || c.HeadDim > 256 || c.Groups < 1 || c.Heads%c.Groups != 0 || c.Heads*c.HeadDim != c.inner()):
+		return fmt.Errorf("block: Mamba configuration: num_heads %d, head_dim %d, n_groups %d do not fit an inner width of %d", c.Heads, c.HeadDim, c.Groups, c.inner())
 	case c.ConvKernel < 2 || c.ConvKernel > 4:
 		return fmt.Errorf("block: Mamba configuration: conv_kernel %d; it must be from 2 to 4", c.ConvKernel)
 	case c.inner() < 1 || c.inner() > 1<<16 || c.rank() < 1 || c.rank() > c.inner():
@@ -123,7 +144,7 @@ type Mamba struct {
 	level     kernels.Level
 	pool      *pool
 	embedding []float32 // (vocabulary, hidden); nil where the head's weights serve
-	layers    []mixer
+	layers    []layer
 	norm      []float32
 	head      linear
 }
@@ -167,7 +188,12 @@ func (c MambaConfig) load(l *loader) *Mamba {
 	for i := range c.Layers {
 		p := fmt.Sprintf("backbone.layers.%d.", i)
 		norm := l.vector(p+"norm.weight", c.HiddenSize)
-		m.layers = append(m.layers, l.mixer(p+"mixer.", c.HiddenSize, c.inner(), c.StateSize, c.rank(), c.ConvKernel, c.Bias, c.ConvBias, norm))
+		if c.ModelType == mamba2 {
+			m.layers = append(m.layers, l.mixer2(p+"mixer.", &c, norm))
+			continue
+		}
+		x := l.mixer(p+"mixer.", c.HiddenSize, c.inner(), c.StateSize, c.rank(), c.ConvKernel, c.Bias, c.ConvBias, norm)
+		m.layers = append(m.layers, &x)
 	}
 	m.norm = l.vector("backbone.norm_f.weight", c.HiddenSize)
 	if !c.Tied {
@@ -184,6 +210,15 @@ func (m *Mamba) Level() kernels.Level { return m.level }
 
 // Threads returns the number of threads that a stream uses.
 func (m *Mamba) Threads() int { return m.pool.n }
+
+// layer is a block of a language model.
+type layer interface {
+	convState() int // length of the convolution's state
+	scanState() int // length of the recurrence's
+	// plan plans y += layer(u) for l tokens of one sequence, after those that left
+	// the states.
+	plan(b *planner, y, u tokens, l int, conv, state []float32)
+}
 
 // mixer is a Mamba block: a selective scan between projections, after a causal
 // convolution, with a gate.
@@ -239,6 +274,10 @@ func (l *loader) direction(p, suffix string, e, n, rank, width int, convBias boo
 // convState and scanState are the lengths of a block's states.
 func (m *mixer) convState() int { return (m.width - 1) * m.out.k }
 func (m *mixer) scanState() int { return m.scan.n * m.out.k }
+
+func (m *mixer) plan(b *planner, y, u tokens, l int, conv, state []float32) {
+	b.mixer(m, y, u, l, true, conv, state)
+}
 
 // mixer plans y = mixer(u) (+ y with residual) for l tokens of one sequence, after
 // those that left the states. Figure 3 of arXiv 2312.00752:
@@ -385,10 +424,10 @@ func (s *MambaStream) plan(b *planner, l int) {
 		return part
 	}
 	for i := range m.layers {
-		layer := &m.layers[i]
+		layer := m.layers[i]
 		b.chain(false, l, 1, norm)
 		conv, scan := take(layer.convState()), take(layer.scanState())
-		b.mixer(layer, x, u, l, true, conv, scan)
+		layer.plan(b, x, u, l, conv, scan)
 	}
 	wanted := func() bool { return s.logits != nil }
 	b.step(1, func(int, int) {
@@ -425,7 +464,7 @@ const stateMagic = "milaS6\x00\x01"
 func (s *MambaStream) header() []byte {
 	c := &s.m.cfg
 	b := []byte(stateMagic)
-	for _, v := range []int{c.Layers, c.inner(), c.StateSize, c.ConvKernel, len(s.state)} {
+	for _, v := range []int{c.Layers, c.inner(), c.StateSize, c.ConvKernel, c.Heads, len(s.state)} {
 		b = binary.LittleEndian.AppendUint32(b, uint32(v))
 	}
 	return b

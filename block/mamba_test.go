@@ -108,6 +108,10 @@ func naiveMamba(n naive, c MambaConfig, tokens []int) []float64 {
 	}
 	for i := range c.Layers {
 		p := fmt.Sprintf("backbone.layers.%d.", i)
+		if c.ModelType == mamba2 {
+			x = add(x, naiveMamba2(n, c, p+"mixer.", n.rmsNorm(p+"norm", x, d, eps), order))
+			continue
+		}
 		xz := n.linear(p+"mixer.in_proj", n.rmsNorm(p+"norm", x, d, eps), d)
 		u, z := columns(xz, 2*e, 0, e), each(columns(xz, 2*e, e, 2*e), silu)
 		u = each(n.causal(p+"mixer.conv1d", u, e, order), silu)
@@ -123,6 +127,30 @@ func naiveMamba(n naive, c MambaConfig, tokens []int) []float64 {
 		return product(last, table, nil, d)
 	}
 	return n.linear("lm_head", last, d)
+}
+
+func naiveMamba2(n naive, c MambaConfig, p string, u []float64, order []int) []float64 {
+	e, keys, states, l := c.inner(), c.Groups*c.StateSize, c.StateSize, len(order)
+	width := 2*e + 2*keys + c.Heads
+	in := n.linear(p+"in_proj", u, c.HiddenSize)
+	z, dt := each(columns(in, width, 0, e), silu), columns(in, width, width-c.Heads, width)
+	mixed := each(n.causal(p+"conv1d", columns(in, width, e, 2*e+2*keys), e+2*keys, order), silu)
+	x, b, q := columns(mixed, e+2*keys, 0, e), columns(mixed, e+2*keys, e, e+keys), columns(mixed, e+2*keys, e+keys, e+2*keys)
+	y := make([]float64, l*e)
+	for ch := range e {
+		h := ch / c.HeadDim
+		at := h / (c.Heads / c.Groups) * states
+		state := make([]float64, states)
+		for t := range l {
+			delta := softplus(dt[t*c.Heads+h] + n.get(p + "dt_bias")[h])
+			for i := range states {
+				state[i] = math.Exp(delta*negExp(n.get(p + "A_log")[h]))*state[i] + delta*x[t*e+ch]*b[t*keys+at+i]
+				y[t*e+ch] += q[t*keys+at+i] * state[i]
+			}
+			y[t*e+ch] += n.get(p + "D")[h] * x[t*e+ch]
+		}
+	}
+	return n.linear(p+"out_proj", n.rmsNorm(p+"norm", mul(y, z), e, c.Epsilon), e)
 }
 
 func (n naive) rmsNorm(name string, x []float64, c int, eps float64) []float64 {
@@ -168,7 +196,9 @@ func TestMambaStream(t *testing.T) {
 	for i := range tokens {
 		tokens[i] = (i*i + 3) % 50
 	}
-	for _, cfg := range []MambaConfig{smallMamba(), untied} {
+	second := smallMamba()
+	second.ModelType, second.Heads, second.HeadDim, second.Groups, second.StateSize = mamba2, 8, 10, 2, 6
+	for _, cfg := range []MambaConfig{smallMamba(), untied, second} {
 		weights := Synthetic(cfg, 1)
 		var want []float32
 		for _, v := range naiveMamba(naive{t, weights}, cfg, tokens) {
