@@ -201,7 +201,7 @@ func TestMambaStream(t *testing.T) {
 	for _, cfg := range []MambaConfig{smallMamba(), untied, second} {
 		weights := Synthetic(cfg, 1)
 		var want []float32
-		for _, v := range naiveMamba(naive{t, weights}, cfg, tokens) {
+		for _, v := range naiveMamba(naive{t, weights, map[string][]float64{}}, cfg, tokens) {
 			want = append(want, float32(v))
 		}
 		for _, level := range kernels.Levels() {
@@ -317,7 +317,7 @@ func TestMambaCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want []float32
-	for _, v := range naiveMamba(naive{t, weights}, cfg, tokens) {
+	for _, v := range naiveMamba(naive{t, weights, map[string][]float64{}}, cfg, tokens) {
 		want = append(want, float32(v))
 	}
 	golden.Near(t, "logits", got, want, 1e-5)

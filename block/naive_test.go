@@ -12,11 +12,15 @@ import (
 // naive computes in float64, straight from the definitions and from the parameters
 // as they are in a checkpoint. Maps are tokens x channels.
 type naive struct {
-	t *testing.T
-	w Weights
+	t     *testing.T
+	w     Weights
+	cache map[string][]float64
 }
 
 func (n naive) get(name string) []float64 {
+	if x, ok := n.cache[name]; ok {
+		return x
+	}
 	shape, ok := n.w.Shape(name)
 	if !ok {
 		n.t.Fatalf("no parameter %s", name)
@@ -29,7 +33,8 @@ func (n naive) get(name string) []float64 {
 	if err := n.w.Read(name, x); err != nil {
 		n.t.Fatal(err)
 	}
-	return widen(x)
+	n.cache[name] = widen(x)
+	return n.cache[name]
 }
 
 func (n naive) has(name string) bool { _, ok := n.w.Shape(name); return ok }
@@ -217,12 +222,16 @@ func compareNaive(t *testing.T, a Architecture, h, w int, forward func(n naive, 
 	Generate(x, "input", 5, 0, 2)
 	var want []float32
 	for i := range batch {
-		for _, v := range forward(naive{t, weights}, nhwc(x[i*chans*h*w:(i+1)*chans*h*w], chans, h, w), h, w) {
+		for _, v := range forward(naive{t, weights, map[string][]float64{}}, nhwc(x[i*chans*h*w:(i+1)*chans*h*w], chans, h, w), h, w) {
 			want = append(want, float32(v))
 		}
 	}
-	for _, level := range kernels.Levels() {
-		for _, threads := range []int{1, 2} {
+	levels, workers := kernels.Levels(), []int{1, 2}
+	if testing.Short() {
+		levels, workers = levels[len(levels)-1:], workers[1:]
+	}
+	for _, level := range levels {
+		for _, threads := range workers {
 			m, err := New(a, weights, WithLevel(level), WithThreads(threads))
 			if err != nil {
 				t.Fatal(err)

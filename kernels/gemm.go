@@ -45,19 +45,17 @@ func PackedLen(l Level, n, k int) int {
 func Pack(l Level, dst, w []float32, ldw, n, k int) {
 	checkDims("Pack", n, k)
 	checkMatrix("Pack", "w", w, ldw, n, k)
-	nr := l.resolve("Pack").panel()
+	l = l.resolve("Pack")
+	nr := l.panel()
 	checkLen("Pack", "dst", dst, (n+nr-1)/nr*nr*k)
 	for j0 := 0; j0 < n; j0 += nr {
-		panel := dst[j0*k : (j0+nr)*k]
-		for jj := range nr {
-			if j0+jj >= n {
-				for p := range k {
-					panel[p*nr+jj] = 0
-				}
-				continue
-			}
-			for p, v := range w[(j0+jj)*ldw : (j0+jj)*ldw+k] {
-				panel[p*nr+jj] = v
+		panel, cols := dst[j0*k:(j0+nr)*k], min(nr, n-j0)
+		if k > 0 {
+			transpose(l, panel, nr, w[j0*ldw:], ldw, cols, k)
+		}
+		if cols < nr {
+			for p := range k {
+				clear(panel[p*nr+cols : (p+1)*nr])
 			}
 		}
 	}

@@ -20,6 +20,7 @@ func Operations(l Level) []Operation {
 	return []Operation{
 		{"Gemm", fast}, {"Conv2D", fast}, {"DWConv3x3, Residual, AddMul, DWValid", fast},
 		{"LinAttnKV, LinAttnReadout", heads}, {"Scan, Conv1D", rows}, {"LayerNorm, RMSNorm, MeanRows, Add, Mul", rows}, {"Activate, Exp, Erf, Sigmoid, Softplus", functions},
+		{"Transpose, Pack", fast},
 		{"RoPE2D", plain}, {"Softmax", plain}, {"ScaleShift", plain},
 	}
 }

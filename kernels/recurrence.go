@@ -129,13 +129,25 @@ func Recurrent(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt Recu
 // recurrenceChunk is how many tokens the chunked form takes at a time.
 const recurrenceChunk = 64
 
+// causalMask is 1 where a token of a chunk, the row, reads another, and 0 elsewhere;
+// noGate is the logarithm of a gate that is shut.
+var causalMask, noGate = func() (m [recurrenceChunk * recurrenceChunk]float32, shut [recurrenceChunk]float32) {
+	for i := range recurrenceChunk {
+		for j := range i + 1 {
+			m[i*recurrenceChunk+j] = 1
+		}
+		shut[i] = float32(math.Inf(-1))
+	}
+	return m, shut
+}()
+
 // ChunkedLen returns the length of the work space that [Chunked] needs for heads of
 // so many channels.
 func ChunkedLen(l Level, keyDim, dim int) int {
 	const t = recurrenceChunk
 	nr := PanelWidth(l)
 	up := func(n int) int { return (n + nr - 1) / nr * nr }
-	return t*(t+keyDim+16) + up(dim)*(t+keyDim) + up(t)*keyDim + max(t, keyDim) + t*keyDim + 3*t
+	return t*(t+keyDim+16) + up(dim)*(t+keyDim) + up(t)*keyDim + t*max(t, keyDim) + t*keyDim + 3*t
 }
 
 // Chunked computes what [Recurrent] does, for plain sums and gates of heads (not
@@ -167,7 +179,7 @@ func Chunked(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt Recurr
 		return part
 	}
 	const most = recurrenceChunk
-	x, right, keys, decay, scaled := take(most*(most+kd+16)), take(up(d)*(most+kd)), take(up(most)*kd), take(max(most, kd)), take(most*kd)
+	x, right, keys, decay, scaled := take(most*(most+kd+16)), take(up(d)*(most+kd)), take(up(most)*kd), take(most*max(most, kd)), take(most*kd)
 	out, in, inverse := take(most), take(most), take(most)
 	ldx := most + kd + 16
 	for t0 := 0; t0 < s.L; t0 += most {
@@ -185,10 +197,44 @@ func Chunked(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt Recurr
 				copy(scaled[i*kd:(i+1)*kd], kc[i*s.LdK:])
 			}
 			packTransposed(keys, scaled, kd, n, kd, nr, s.Scale)
-			for j := 0; j < n; j += nr { // rows above a panel's first token are masked
-				Gemm(l, x[j*ldx+j:], ldx, x[j*ldx+n:], ldx, keys[j*kd:], n-j, min(nr, n-j), kd, Epilogue{})
+			mask := causalMask[:]
+			for i := range n {
+				out[i] = 1
 			}
-			if opt.Sum != nil { // of keys, which do not decay
+			if opt.HeadGate != nil {
+				// Sums of the gates after j up to i: added up, since differences of long
+				// sums would cancel.
+				mask = decay
+				g := float32(0)
+				for i := range n {
+					gate := opt.HeadGate[(t0+i)*s.Heads+h]
+					g += gate
+					out[i] = g
+					row := mask[i*most : (i+1)*most]
+					if i > 0 {
+						for j, sum := range mask[(i-1)*most : (i-1)*most+i] {
+							row[j] = sum + gate
+						}
+					}
+					row[i] = 0
+					copy(row[i+1:], noGate[i+1:])
+				}
+				Exp(l, mask[:n*most], mask[:n*most])
+				Exp(l, out[:n], out[:n])
+				copy(in, mask[(n-1)*most:(n-1)*most+n])
+			}
+			products := mask
+			if opt.Sum != nil { // keys do not decay in the normaliser
+				products = causalMask[:]
+			}
+			for j := 0; j < n; j += nr { // rows above a panel's first token are masked
+				cols := min(nr, n-j)
+				for i := range j {
+					clear(x[i*ldx+j : i*ldx+j+cols])
+				}
+				Gemm(l, x[j*ldx+j:], ldx, x[j*ldx+n:], ldx, keys[j*kd:], n-j, cols, kd, Epilogue{Mul: products[j*most+j:], LdMul: most})
+			}
+			if opt.Sum != nil {
 				z := opt.Sum[h*kd : (h+1)*kd]
 				for i := range n {
 					den := float32(0)
@@ -200,6 +246,9 @@ func Chunked(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt Recurr
 						den += v
 					}
 					inverse[i] = 1 / den
+					if opt.HeadGate != nil {
+						Mul(l, x[i*ldx:i*ldx+i+1], x[i*ldx:i*ldx+i+1], mask[i*most:i*most+i+1])
+					}
 				}
 				for i := range n {
 					for a, v := range scaled[i*kd : (i+1)*kd] {
@@ -207,31 +256,8 @@ func Chunked(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt Recurr
 					}
 				}
 			}
-			for i := range n {
-				out[i] = 1
-			}
-			if opt.HeadGate != nil {
-				// Sums of the gates after j up to i: added up, since differences of long
-				// sums would cancel.
-				var sums [most]float32
-				g := float32(0)
-				for i := range n {
-					gate := opt.HeadGate[(t0+i)*s.Heads+h]
-					g += gate
-					out[i] = g
-					for j := range i {
-						sums[j] += gate
-					}
-					sums[i] = 0
-					Exp(l, decay[:i+1], sums[:i+1])
-					Mul(l, x[i*ldx:i*ldx+i+1], x[i*ldx:i*ldx+i+1], decay[:i+1])
-				}
-				Exp(l, out[:n], out[:n])
-				copy(in, decay[:n])
-			}
 			total := out[n-1]
 			for i := range n {
-				clear(x[i*ldx+i+1 : i*ldx+n])
 				out[i] *= s.Scale
 			}
 			scaleRows(l, x[n:], ldx, x[n:], ldx, n, kd, out)

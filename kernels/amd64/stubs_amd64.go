@@ -304,3 +304,16 @@ func ErfAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
 
 //go:noescape
 func SoftplusAVX2(y *float32, ldy int, x *float32, ldx, rows, cols int)
+
+// TransposeAVX2 copies squares of 8 x 8 of src to their places in its transpose:
+//
+//	for i := range rows {
+//		for j := range cols {
+//			dst[j*ldd+i] = src[i*lds+j]
+//		}
+//	}
+//
+// rows and cols must be multiples of 8 and not 0.
+//
+//go:noescape
+func TransposeAVX2(dst *float32, ldd int, src *float32, lds, rows, cols int)

@@ -72,6 +72,7 @@ func main() {
 		file(level, "rows", (*gen).layernorm, (*gen).meanrows, (*gen).scaleRows,
 			func(g *gen) { g.binary("Add", "VADDPS") }, func(g *gen) { g.binary("Mul", "VMULPS") }, (*gen).peak)
 	}
+	file(avx2, "transpose", (*gen).transpose)
 }
 
 func lower(s string) string { return string(bytes.ToLower([]byte(s))) }
