@@ -19,7 +19,7 @@ func BenchmarkRecurrence(b *testing.B) {
 		gates, keyGates, beta := values(steps*heads), values(n), values(steps*heads)
 		for _, x := range [][]float32{gates, keyGates} {
 			for i := range x {
-				x[i] = -x[i] * x[i]
+				x[i] = -x[i] * x[i] / 8
 			}
 		}
 		for i := range k {
@@ -35,7 +35,7 @@ func BenchmarkRecurrence(b *testing.B) {
 			measure(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), recurrent, func(l kernels.Level) {
 				kernels.Recurrent(l, o, state, q, k, v, shape, kind.opt)
 			})
-			if kind.opt.KeyGate != nil || kind.opt.Beta != nil {
+			if kind.opt.Beta != nil {
 				continue
 			}
 			work := make([]float32, kernels.ChunkedLen(kernels.Auto, d, d)+1<<16)

@@ -150,144 +150,218 @@ func ChunkedLen(l Level, keyDim, dim int) int {
 	return t*(t+keyDim+16) + up(dim)*(t+keyDim) + up(t)*keyDim + t*max(t, keyDim) + t*keyDim + 3*t
 }
 
-// Chunked computes what [Recurrent] does, for plain sums and gates of heads (not
-// for opt.KeyGate or opt.Beta), by matrix products over chunks of 64 tokens:
+// Chunked computes what [Recurrent] does, but for the delta rule (opt.Beta) and for
+// a normaliser beside gates of key channels, by matrix products over chunks of up to
+// 64 tokens:
 //
 //	o_i = Σ_{j≤i} exp(G_i - G_j) (q_i·k_j) v_j + exp(G_i) Sᵀ q_i,  G the sum of the chunk's gates so far
 //
-// Only sums of gates are exponentiated, no differences, so gates however strong
-// neither overflow nor make NaN. With 64 channels it is the faster form from some 20
-// tokens on, with gates from 10 (AVX-512). work has ChunkedLen elements. Results differ from
-// Recurrent's by rounding, and a NaN or an infinity makes NaN of its value channel
-// (in q or k: of all) in its whole chunk.
+// Gates of heads are only added up, never subtracted, so gates however strong
+// neither overflow nor cancel. Where there are gates of key channels, queries are
+// multiplied by exp(G) and keys by exp(-G); chunks end before |G| passes 40, and where
+// that leaves few tokens, these go through Recurrent. With 64 channels it is the
+// faster form from some 20 tokens on, with gates from 10 (AVX-512). work has
+// ChunkedLen elements. Results differ from Recurrent's by rounding, and a NaN or an
+// infinity makes NaN of its value channel (in q or k: of all) in its whole chunk.
 func Chunked(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt RecurrenceOptions, work []float32) {
 	const op = "Chunked"
 	l = l.resolve(op)
 	checkRecurrence(op, o, state, q, k, v, &s, &opt)
-	if opt.KeyGate != nil || opt.Beta != nil {
-		fail(op, "gates of key channels and the delta rule have no chunked form; use Recurrent")
+	switch {
+	case opt.Beta != nil:
+		fail(op, "the delta rule has no chunked form; use Recurrent")
+	case opt.KeyGate != nil && opt.Sum != nil:
+		fail(op, "gates of key channels beside a normaliser have no chunked form; use Recurrent")
 	}
-	kd, d := s.KeyDim, s.Dim
-	checkLen(op, "work", work, ChunkedLen(l, kd, d))
-	if kd == 0 || d == 0 {
+	checkLen(op, "work", work, ChunkedLen(l, s.KeyDim, s.Dim))
+	if s.KeyDim == 0 || s.Dim == 0 {
 		return
 	}
-	nr := l.panel()
+	for t0 := 0; t0 < s.L; t0 += recurrenceChunk {
+		n := min(recurrenceChunk, s.L-t0)
+		for h := s.Head0; h < s.Head1; h++ { // inside: the rows of all heads lie together
+			if opt.KeyGate == nil {
+				chunk(l, o, state, q, k, v, &s, &opt, work, t0, n, h)
+				continue
+			}
+			for t := t0; t < t0+n; {
+				t += chunk(l, o, state, q, k, v, &s, &opt, work, t, t0+n-t, h)
+			}
+		}
+	}
+}
+
+// fewTokens are not worth a chunk.
+const fewTokens = 8
+
+// chunk advances head h by up to n tokens from t0 on and returns by how many.
+func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *RecurrenceOptions, work []float32, t0, n, h int) int {
+	const most = recurrenceChunk
+	kd, d, nr := s.KeyDim, s.Dim, l.panel()
 	up := func(n int) int { return (n + nr - 1) / nr * nr }
 	take := func(n int) (part []float32) {
 		part, work = work[:n:n], work[n:]
 		return part
 	}
-	const most = recurrenceChunk
 	x, right, keys, decay, scaled := take(most*(most+kd+16)), take(up(d)*(most+kd)), take(up(most)*kd), take(most*max(most, kd)), take(most*kd)
 	out, in, inverse := take(most), take(most), take(most)
 	ldx := most + kd + 16
-	for t0 := 0; t0 < s.L; t0 += most {
-		n := min(most, s.L-t0)
-		for h := s.Head0; h < s.Head1; h++ { // inside: the rows of all heads lie together
-			S := state[h*kd*d : (h+1)*kd*d]
-			qc, kc := q[t0*s.LdQ+s.Key(h):], k[t0*s.LdK+s.Key(h):]
-			vc, oc := v[t0*s.LdV+h*d:], o[t0*s.LdO+h*d:]
+	S := state[h*kd*d : (h+1)*kd*d]
+	qc, kc := q[t0*s.LdQ+s.Key(h):], k[t0*s.LdK+s.Key(h):]
+	vc, oc := v[t0*s.LdV+h*d:], o[t0*s.LdO+h*d:]
+	if opt.KeyGate != nil {
+		reach := keyGates(l, decay, s, opt, t0, n, h)
+		if n = min(n, max(reach, fewTokens)); reach < n {
+			piece, gates := *s, *opt
+			piece.L, piece.Head0, piece.Head1 = n, h, h+1
+			gates.KeyGate = opt.KeyGate[t0*s.Heads*kd:]
+			if opt.HeadGate != nil {
+				gates.HeadGate = opt.HeadGate[t0*s.Heads:]
+			}
+			Recurrent(l, o[t0*s.LdO:], state, q[t0*s.LdQ:], k[t0*s.LdK:], v[t0*s.LdV:], piece, gates)
+			return n
+		}
+	}
 
-			// The left matrix is [q kᵀ, masked and decayed | q decayed], the right one v
-			// above S. Rows of the arguments often lie a power of two apart, where they
-			// share few sets of the L1 cache: each is read once.
-			for i := range n {
-				copy(x[i*ldx+n:i*ldx+n+kd], qc[i*s.LdQ:])
-				copy(scaled[i*kd:(i+1)*kd], kc[i*s.LdK:])
+	// The left matrix is [q kᵀ, masked and decayed | q decayed], the right one v
+	// above S. Rows of the arguments often lie a power of two apart, where they
+	// share few sets of the L1 cache: each is read once.
+	for i := range n {
+		copy(x[i*ldx+n:i*ldx+n+kd], qc[i*s.LdQ:])
+		copy(scaled[i*kd:(i+1)*kd], kc[i*s.LdK:])
+	}
+	if opt.KeyGate != nil {
+		rise := keys[:n*kd] // free until keys are packed
+		for i, g := range decay[:n*kd] {
+			rise[i] = -g
+		}
+		Exp(l, rise, rise)
+		Mul(l, scaled[:n*kd], scaled[:n*kd], rise)
+		Exp(l, decay[:n*kd], decay[:n*kd])
+		for i := range n {
+			Mul(l, x[i*ldx+n:i*ldx+n+kd], x[i*ldx+n:i*ldx+n+kd], decay[i*kd:(i+1)*kd])
+		}
+	}
+	packTransposed(keys, scaled, kd, n, kd, nr, s.Scale)
+	mask := causalMask[:]
+	for i := range n {
+		out[i] = 1
+	}
+	if opt.HeadGate != nil && opt.KeyGate == nil {
+		// Sums of the gates after j up to i: added up, since differences of long
+		// sums would cancel.
+		mask = decay
+		g := float32(0)
+		for i := range n {
+			gate := opt.HeadGate[(t0+i)*s.Heads+h]
+			g += gate
+			out[i] = g
+			row := mask[i*most : (i+1)*most]
+			if i > 0 {
+				for j, sum := range mask[(i-1)*most : (i-1)*most+i] {
+					row[j] = sum + gate
+				}
 			}
-			packTransposed(keys, scaled, kd, n, kd, nr, s.Scale)
-			mask := causalMask[:]
-			for i := range n {
-				out[i] = 1
+			row[i] = 0
+			copy(row[i+1:], noGate[i+1:])
+		}
+		Exp(l, mask[:n*most], mask[:n*most])
+		Exp(l, out[:n], out[:n])
+		copy(in, mask[(n-1)*most:(n-1)*most+n])
+	}
+	products := mask
+	if opt.Sum != nil { // keys do not decay in the normaliser
+		products = causalMask[:]
+	}
+	for j := 0; j < n; j += nr { // rows above a panel's first token are masked
+		cols := min(nr, n-j)
+		for i := range j {
+			clear(x[i*ldx+j : i*ldx+j+cols])
+		}
+		Gemm(l, x[j*ldx+j:], ldx, x[j*ldx+n:], ldx, keys[j*kd:], n-j, cols, kd, Epilogue{Mul: products[j*most+j:], LdMul: most})
+	}
+	if opt.Sum != nil {
+		z := opt.Sum[h*kd : (h+1)*kd]
+		for i := range n {
+			den := float32(0)
+			for a, v := range x[i*ldx+n : i*ldx+n+kd] {
+				den += v * z[a]
 			}
+			den = s.Scale*den + opt.Eps
+			for _, v := range x[i*ldx : i*ldx+i+1] {
+				den += v
+			}
+			inverse[i] = 1 / den
 			if opt.HeadGate != nil {
-				// Sums of the gates after j up to i: added up, since differences of long
-				// sums would cancel.
-				mask = decay
-				g := float32(0)
-				for i := range n {
-					gate := opt.HeadGate[(t0+i)*s.Heads+h]
-					g += gate
-					out[i] = g
-					row := mask[i*most : (i+1)*most]
-					if i > 0 {
-						for j, sum := range mask[(i-1)*most : (i-1)*most+i] {
-							row[j] = sum + gate
-						}
-					}
-					row[i] = 0
-					copy(row[i+1:], noGate[i+1:])
-				}
-				Exp(l, mask[:n*most], mask[:n*most])
-				Exp(l, out[:n], out[:n])
-				copy(in, mask[(n-1)*most:(n-1)*most+n])
+				Mul(l, x[i*ldx:i*ldx+i+1], x[i*ldx:i*ldx+i+1], mask[i*most:i*most+i+1])
 			}
-			products := mask
-			if opt.Sum != nil { // keys do not decay in the normaliser
-				products = causalMask[:]
-			}
-			for j := 0; j < n; j += nr { // rows above a panel's first token are masked
-				cols := min(nr, n-j)
-				for i := range j {
-					clear(x[i*ldx+j : i*ldx+j+cols])
-				}
-				Gemm(l, x[j*ldx+j:], ldx, x[j*ldx+n:], ldx, keys[j*kd:], n-j, cols, kd, Epilogue{Mul: products[j*most+j:], LdMul: most})
-			}
-			if opt.Sum != nil {
-				z := opt.Sum[h*kd : (h+1)*kd]
-				for i := range n {
-					den := float32(0)
-					for a, v := range x[i*ldx+n : i*ldx+n+kd] {
-						den += v * z[a]
-					}
-					den = s.Scale*den + opt.Eps
-					for _, v := range x[i*ldx : i*ldx+i+1] {
-						den += v
-					}
-					inverse[i] = 1 / den
-					if opt.HeadGate != nil {
-						Mul(l, x[i*ldx:i*ldx+i+1], x[i*ldx:i*ldx+i+1], mask[i*most:i*most+i+1])
-					}
-				}
-				for i := range n {
-					for a, v := range scaled[i*kd : (i+1)*kd] {
-						z[a] += v
-					}
-				}
-			}
-			total := out[n-1]
-			for i := range n {
-				out[i] *= s.Scale
-			}
-			scaleRows(l, x[n:], ldx, x[n:], ldx, n, kd, out)
-			for b := 0; b < d; b += nr {
-				cols, panel := min(nr, d-b), right[b*(n+kd):(b+nr)*(n+kd)]
-				for t := range n {
-					row := panel[t*nr : (t+1)*nr]
-					clear(row[copy(row, vc[t*s.LdV+b:t*s.LdV+b+cols]):])
-				}
-				for a := range kd {
-					row := panel[(n+a)*nr : (n+a+1)*nr]
-					clear(row[copy(row, S[a*d+b:a*d+b+cols]):])
-				}
-			}
-			if opt.HeadGate != nil {
-				for a := range kd {
-					decay[a] = total
-				}
-				scaleRows(l, S, d, S, d, kd, d, decay)
-				scaleRows(l, scaled, kd, scaled, kd, n, kd, in)
-			}
-			for b := 0; b < d; b += nr {
-				outerSum(l, S[b:], d, scaled, kd, right[b*(n+kd):], nr, n, kd, min(nr, d-b))
-			}
-			Gemm(l, oc, s.LdO, x, ldx, right, n, d, n+kd, Epilogue{})
-			if opt.Sum != nil {
-				scaleRows(l, oc, s.LdO, oc, s.LdO, n, d, inverse)
+		}
+		for i := range n {
+			for a, v := range scaled[i*kd : (i+1)*kd] {
+				z[a] += v
 			}
 		}
 	}
+	total := out[n-1]
+	for i := range n {
+		out[i] *= s.Scale
+	}
+	scaleRows(l, x[n:], ldx, x[n:], ldx, n, kd, out)
+	for b := 0; b < d; b += nr {
+		cols, panel := min(nr, d-b), right[b*(n+kd):(b+nr)*(n+kd)]
+		for t := range n {
+			row := panel[t*nr : (t+1)*nr]
+			clear(row[copy(row, vc[t*s.LdV+b:t*s.LdV+b+cols]):])
+		}
+		for a := range kd {
+			row := panel[(n+a)*nr : (n+a+1)*nr]
+			clear(row[copy(row, S[a*d+b:a*d+b+cols]):])
+		}
+	}
+	if opt.HeadGate != nil && opt.KeyGate == nil {
+		for a := range kd {
+			decay[a] = total
+		}
+		scaleRows(l, S, d, S, d, kd, d, decay)
+		scaleRows(l, scaled, kd, scaled, kd, n, kd, in)
+	}
+	for b := 0; b < d; b += nr {
+		outerSum(l, S[b:], d, scaled, kd, right[b*(n+kd):], nr, n, kd, min(nr, d-b))
+	}
+	if opt.KeyGate != nil {
+		scaleRows(l, S, d, S, d, kd, d, decay[(n-1)*kd:])
+	}
+	Gemm(l, oc, s.LdO, x, ldx, right, n, d, n+kd, Epilogue{})
+	if opt.Sum != nil {
+		scaleRows(l, oc, s.LdO, oc, s.LdO, n, d, inverse)
+	}
+	return n
+}
+
+// keyGates fills g, n rows of KeyDim, with the sums of the gates from t0 on, and
+// returns how many tokens pass before one is beyond what exp can take both ways.
+func keyGates(l Level, g []float32, s *RecurrenceShape, opt *RecurrenceOptions, t0, n, h int) int {
+	const limit = 40
+	kd := s.KeyDim
+	for i := range n {
+		row := g[i*kd : (i+1)*kd]
+		copy(row, opt.KeyGate[((t0+i)*s.Heads+h)*kd:])
+		if opt.HeadGate != nil {
+			gate := opt.HeadGate[(t0+i)*s.Heads+h]
+			for a := range row {
+				row[a] += gate
+			}
+		}
+		if i > 0 {
+			Add(l, row, row, g[(i-1)*kd:i*kd])
+		}
+		for _, v := range row {
+			if !(v >= -limit && v <= limit) { // NaN too
+				return i
+			}
+		}
+	}
+	return n
 }
 
 // packTransposed packs rows of x, times scale, as Pack does: panels of nr rows,
