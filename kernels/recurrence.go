@@ -227,9 +227,10 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 	// above S. Rows of the arguments often lie a power of two apart, where they
 	// share few sets of the L1 cache: each is read once.
 	for i := range n {
-		copy(x[i*ldx+n:i*ldx+n+kd], qc[i*s.LdQ:])
+		out[i] = s.Scale
 		copy(scaled[i*kd:(i+1)*kd], kc[i*s.LdK:])
 	}
+	scaleRows(l, x[n:], ldx, qc, s.LdQ, n, kd, out)
 	if opt.KeyGate != nil {
 		rise := keys[:n*kd] // free until keys are packed
 		for i, g := range decay[:n*kd] {
@@ -242,7 +243,13 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 			Mul(l, x[i*ldx+n:i*ldx+n+kd], x[i*ldx+n:i*ldx+n+kd], decay[i*kd:(i+1)*kd])
 		}
 	}
-	packTransposed(keys, scaled, kd, n, kd, nr, s.Scale)
+	for j := 0; j < n; j += nr {
+		panel, rows := keys[j*kd:(j+nr)*kd], min(nr, n-j)
+		if rows < nr {
+			clear(panel)
+		}
+		transpose(l, panel, nr, scaled[j*kd:], kd, rows, kd)
+	}
 	mask := causalMask[:]
 	for i := range n {
 		out[i] = 1
@@ -287,7 +294,7 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 			for a, v := range x[i*ldx+n : i*ldx+n+kd] {
 				den += v * z[a]
 			}
-			den = s.Scale*den + opt.Eps
+			den += opt.Eps
 			for _, v := range x[i*ldx : i*ldx+i+1] {
 				den += v
 			}
@@ -303,10 +310,9 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 		}
 	}
 	total := out[n-1]
-	for i := range n {
-		out[i] *= s.Scale
+	if opt.HeadGate != nil && opt.KeyGate == nil {
+		scaleRows(l, x[n:], ldx, x[n:], ldx, n, kd, out)
 	}
-	scaleRows(l, x[n:], ldx, x[n:], ldx, n, kd, out)
 	for b := 0; b < d; b += nr {
 		cols, panel := min(nr, d-b), right[b*(n+kd):(b+nr)*(n+kd)]
 		for t := range n {
@@ -362,34 +368,6 @@ func keyGates(l Level, g []float32, s *RecurrenceShape, opt *RecurrenceOptions, 
 		}
 	}
 	return n
-}
-
-// packTransposed packs rows of x, times scale, as Pack does: panels of nr rows,
-// element by element.
-func packTransposed(dst, x []float32, ldx, rows, cols, nr int, scale float32) {
-	for j := 0; j < rows; j += nr {
-		panel := dst[j*cols : (j+nr)*cols]
-		n := min(nr, rows-j)
-		r := 0
-		for ; r+4 <= n; r += 4 {
-			at := (j + r) * ldx
-			x0, x1, x2, x3 := x[at:at+cols], x[at+ldx:at+ldx+cols], x[at+2*ldx:at+2*ldx+cols], x[at+3*ldx:at+3*ldx+cols]
-			for p, v := range x0 {
-				to := panel[p*nr+r : p*nr+r+4]
-				to[0], to[1], to[2], to[3] = v*scale, x1[p]*scale, x2[p]*scale, x3[p]*scale
-			}
-		}
-		for ; r < n; r++ {
-			for p, v := range x[(j+r)*ldx : (j+r)*ldx+cols] {
-				panel[p*nr+r] = v * scale
-			}
-		}
-		for ; r < nr; r++ {
-			for p := range cols {
-				panel[p*nr+r] = 0
-			}
-		}
-	}
 }
 
 // scaleRows computes y[r, c] = x[r, c] · s[r]; y may be x.
