@@ -1,4 +1,4 @@
-//go:build !amd64 || purego
+//go:build !(amd64 || arm64) || purego
 
 package kernels
 
@@ -6,7 +6,7 @@ import "github.com/mila-go/mila/kernels/generic"
 
 // Without assembly the levels above Generic do not exist, and resolve lets no
 // call get here.
-const hasAVX2, hasAVX512 = false, false
+const hasAVX2, hasAVX512, hasNEON = false, false, false
 
 const maxHeadDim = 0
 

@@ -110,11 +110,10 @@ func DWConv3x3AddMul(l Level, y, x, w9, bias, add, mul []float32, s DWShape) {
 
 // dwconv dispatches a convolution whose arguments are checked; it is not empty.
 func dwconv(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
-	switch l {
-	case AVX2, AVX512:
-		dwconvVector(l, y, x, w9, bias, s, d)
-	default:
+	if l == Generic {
 		generic.DWConv3x3(y, x, w9, bias, s, d)
+	} else {
+		dwconvVector(l, y, x, w9, bias, s, d)
 	}
 }
 

@@ -18,6 +18,8 @@ func (l Level) panel() int {
 		return 32
 	case AVX2:
 		return 16
+	case NEON:
+		return 8
 	}
 	return generic.NR
 }
@@ -87,10 +89,9 @@ func Gemm(l Level, y []float32, ldy int, x []float32, ldx int, w []float32, m, n
 
 // gemm dispatches a product whose arguments are checked.
 func gemm(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w []float32, m, n int, e *Epilogue) {
-	switch l {
-	case AVX2, AVX512:
-		gemmVector(l, y, ldy, x, xr, w, m, n, e)
-	default:
+	if l == Generic {
 		generic.Gemm(y, ldy, x, xr, w, m, n, e)
+	} else {
+		gemmVector(l, y, ldy, x, xr, w, m, n, e)
 	}
 }

@@ -21,9 +21,11 @@ const (
 	AVX2
 	// AVX512 needs AVX-512 F, CD, BW, DQ and VL.
 	AVX512
+	// NEON needs an arm64 with Advanced SIMD, which all have.
+	NEON
 )
 
-var levelNames = [...]string{Auto: "auto", Generic: "generic", AVX2: "avx2", AVX512: "avx512"}
+var levelNames = [...]string{Auto: "auto", Generic: "generic", AVX2: "avx2", AVX512: "avx512", NEON: "neon"}
 
 // EnvISA is the environment variable that overrides the meaning of [Auto]. It
 // is read once, at first use.
@@ -56,6 +58,9 @@ func Levels() []Level {
 	if hasAVX512 {
 		levels = append(levels, AVX512)
 	}
+	if hasNEON {
+		levels = append(levels, NEON)
+	}
 	return levels
 }
 
@@ -80,6 +85,10 @@ func (l Level) supported() error {
 		}
 	case AVX512:
 		if hasAVX512 {
+			return nil
+		}
+	case NEON:
+		if hasNEON {
 			return nil
 		}
 	}

@@ -20,13 +20,11 @@ func LayerNorm(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gam
 	if beta != nil {
 		checkLen(op, "beta", beta, c)
 	}
-	switch l {
-	case AVX2, AVX512:
-		if c > 0 {
-			layerNormVector(l, y, ldy, x, ldx, rows, c, gamma, beta, eps, 1)
-		}
-	default:
+	switch {
+	case l == Generic:
 		ref.LayerNorm(y, ldy, x, ldx, rows, c, gamma, beta, eps)
+	case c > 0:
+		layerNormVector(l, y, ldy, x, ldx, rows, c, gamma, beta, eps, 1)
 	}
 }
 
@@ -44,13 +42,11 @@ func RMSNorm(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma
 	if gamma != nil {
 		checkLen(op, "gamma", gamma, c)
 	}
-	switch l {
-	case AVX2, AVX512:
-		if c > 0 {
-			layerNormVector(l, y, ldy, x, ldx, rows, c, gamma, nil, eps, 0)
-		}
-	default:
+	switch {
+	case l == Generic:
 		ref.RMSNorm(y, ldy, x, ldx, rows, c, gamma, eps)
+	case c > 0:
+		layerNormVector(l, y, ldy, x, ldx, rows, c, gamma, nil, eps, 0)
 	}
 }
 

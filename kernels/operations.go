@@ -10,17 +10,22 @@ type Operation struct {
 func Operations(l Level) []Operation {
 	l = l.resolve("Operations")
 	const blocked, plain = "portable Go, register-blocked", "portable Go"
-	fast, heads := blocked, blocked
-	rows, functions := plain, plain
-	if l != Generic {
-		fast = l.String() + " assembly"
+	products, heads, rows, functions, scans := blocked, blocked, plain, plain, plain
+	switch l {
+	case AVX2, AVX512:
+		fast := l.String() + " assembly"
+		products, rows, functions, scans = fast, fast, fast, fast
 		heads = fast + " (heads up to 64 channels)"
-		rows, functions = fast, fast
+	case NEON:
+		products, functions = l.String()+" assembly", l.String()+" assembly"
+	}
+	depthwise := products
+	if l == NEON {
+		depthwise = plain
 	}
 	return []Operation{
-		{"Gemm", fast}, {"Conv2D", fast}, {"DWConv3x3, Residual, AddMul, DWValid", fast},
-		{"LinAttnKV, LinAttnReadout", heads}, {"Scan, Conv1D", rows}, {"LayerNorm, RMSNorm, MeanRows, Add, Mul", rows}, {"Activate, Exp, Erf, Sigmoid, Softplus", functions},
-		{"Transpose, Pack", fast},
-		{"RoPE2D", plain}, {"Softmax", plain}, {"ScaleShift", plain},
+		{"Gemm, Conv2D", products}, {"DWConv3x3, Residual, AddMul, DWValid", depthwise}, {"LinAttnKV, LinAttnReadout", heads},
+		{"Scan, Conv1D, Recurrent, Chunked", scans}, {"LayerNorm, RMSNorm, MeanRows, Transpose", rows}, {"Activate, Exp, Erf, Sigmoid, Add, Mul", functions},
+		{"RoPE2D, Softmax, ScaleShift", plain},
 	}
 }

@@ -1,0 +1,72 @@
+//go:build (amd64 || arm64) && !purego
+
+package kernels
+
+import "github.com/mila-go/mila/kernels/generic"
+
+// callWork bounds rows·K of one assembly call, which cannot be preempted, to
+// some 80 µs.
+const callWork = 1 << 17
+
+// gemmVector is generic.Gemm in assembly. Panels of the weights are
+// the outer loop: each is read once for all rows, which come from the L2 cache.
+func gemmVector(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w []float32, m, n int, e *Epilogue) {
+	mr, nr := l.tileRows(), l.panel()
+	k := xr.Segs * xr.SegLen
+	if k == 0 || xr.Segs == 0 {
+		generic.Gemm(y, ldy, x, xr, w, m, n, e) // the bias alone
+		return
+	}
+	chunk := max(mr, callWork/k/mr*mr)
+	for j := 0; j < n; j += nr {
+		if n-j < nr {
+			gemmEdge(l, y[j:], ldy, x, xr, &w[j*k], m, j, n-j, e)
+			return
+		}
+		var bias, mul, add *float32
+		if e.Bias != nil {
+			bias = &e.Bias[j]
+		}
+		for i := 0; i < m; i += chunk {
+			if e.Mul != nil {
+				mul = &e.Mul[i*e.LdMul+j]
+			}
+			if e.Add != nil {
+				add = &e.Add[i*e.LdAdd+j]
+			}
+			gemmCall(l, &y[i*ldy+j], ldy, &x[i*xr.Ld], xr, &w[j*k], bias, mul, e.LdMul, add, e.LdAdd, min(chunk, m-i), e.Act)
+		}
+	}
+}
+
+// gemmEdge computes the last cols columns, from column j on, which do not fill a
+// panel, through a tile on the stack. y begins at column j.
+func gemmEdge(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w *float32, m, j, cols int, e *Epilogue) {
+	var tile [edgeRows * maxNR]float32
+	var bias [maxNR]float32
+	if e.Bias != nil {
+		copy(bias[:cols], e.Bias[j:])
+	}
+	nr := l.panel()
+	chunk := max(1, min(edgeRows, callWork/(xr.Segs*xr.SegLen)))
+	for i := 0; i < m; i += chunk {
+		rows := min(chunk, m-i)
+		gemmCall(l, &tile[0], nr, &x[i*xr.Ld], xr, w, &bias[0], nil, 0, nil, 0, rows, e.Act)
+		for r := range rows {
+			acc := tile[r*nr : r*nr+cols]
+			if e.Mul != nil {
+				at := (i+r)*e.LdMul + j
+				for c, v := range e.Mul[at : at+cols] {
+					acc[c] *= v
+				}
+			}
+			if e.Add != nil {
+				at := (i+r)*e.LdAdd + j
+				for c, v := range e.Add[at : at+cols] {
+					acc[c] += v
+				}
+			}
+			copy(y[(i+r)*ldy:(i+r)*ldy+cols], acc)
+		}
+	}
+}
