@@ -6,9 +6,12 @@ import (
 	"testing"
 
 	"github.com/mila-go/mila/bench"
+	milablas "github.com/mila-go/mila/blas"
 	"github.com/mila-go/mila/block"
 	"github.com/mila-go/mila/kernels"
 	"github.com/mila-go/mila/models"
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/gonum"
 )
 
 // stage is the shape of one stage of MILA-T at 224 x 224.
@@ -31,11 +34,16 @@ func measure(b *testing.B, name string, macs int, f func(l kernels.Level)) {
 			for b.Loop() {
 				f(l)
 			}
-			speed := 2 * float64(macs) * float64(b.N) / b.Elapsed().Seconds() / 1e9
-			b.ReportMetric(speed, "GFLOP/s")
-			b.ReportMetric(100*speed/peak, "%peak")
+			report(b, macs, peak)
 		})
 	}
+}
+
+// report adds the speed of a loop with so many multiply-adds, and its share of peak.
+func report(b *testing.B, macs int, peak float64) {
+	speed := 2 * float64(macs) * float64(b.N) / b.Elapsed().Seconds() / 1e9
+	b.ReportMetric(speed, "GFLOP/s")
+	b.ReportMetric(100*speed/peak, "%peak")
 }
 
 // BenchmarkGemm runs the products of a MILA-T block at every stage.
@@ -58,6 +66,33 @@ func BenchmarkGemm(b *testing.B) {
 			measure(b, fmt.Sprintf("stage=%d/op=%s", i+1, op.name), m*op.n*op.k, func(l kernels.Level) {
 				kernels.Gemm(l, y, op.n, x, op.k+pad, packed[l], m, op.n, op.k, kernels.Epilogue{Bias: bias, Act: op.act})
 			})
+		}
+	}
+}
+
+// BenchmarkSgemm runs the same products without a bias as gonum's Sgemm, whose
+// weights are not packed beforehand, on package blas and on gonum itself. Gonum's
+// takes as many threads as it gets: add -cpu 1.
+func BenchmarkSgemm(b *testing.B) {
+	for _, of := range []struct {
+		name string
+		blas.Float32Level3
+	}{{"mila", milablas.Implementation{Threads: 1}}, {"gonum", gonum.Implementation{}}} {
+		for i, s := range stages {
+			m := s.side * s.side
+			for _, op := range []struct {
+				name string
+				n, k int
+			}{{"in_proj", s.dim, s.dim}, {"fc1_bare", 4 * s.dim, s.dim}, {"fc2", s.dim, 4 * s.dim}} {
+				x, w, y := values(m*op.k), values(op.n*op.k), make([]float32, m*op.n)
+				b.Run(fmt.Sprintf("of=%s/stage=%d/op=%s", of.name, i+1, op.name), func(b *testing.B) {
+					peak := bench.PeakGFLOPS(kernels.Auto, 1)
+					for b.Loop() {
+						of.Sgemm(blas.NoTrans, blas.Trans, m, op.n, op.k, 1, x, op.k, w, op.k, 0, y, op.n)
+					}
+					report(b, m*op.n*op.k, peak)
+				})
+			}
 		}
 	}
 }
@@ -158,9 +193,7 @@ func BenchmarkModel(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			speed := 2 * float64(cfg.MACs(cfg.ImgSize, cfg.ImgSize)) * float64(b.N) / b.Elapsed().Seconds() / 1e9
-			b.ReportMetric(speed, "GFLOP/s")
-			b.ReportMetric(100*speed/peak, "%peak")
+			report(b, int(cfg.MACs(cfg.ImgSize, cfg.ImgSize)), peak)
 		})
 	}
 	for _, l := range kernels.Levels() {

@@ -59,12 +59,15 @@ async function kernels(item, seconds) {
   const events = JSON.parse(fs.readFileSync(path.join(folder, profile)));
   fs.unlinkSync(path.join(folder, profile));
   const runs = [];
-  for (const e of events.sort((a, b) => a.ts - b.ts)) {
-    if (e.name === 'SequentialExecutor::Execute') runs.push({ end: e.ts + e.dur, sum: 0 });
+  // In whole µs, a run often begins together with its first node.
+  const isRun = (e) => e.name === 'SequentialExecutor::Execute';
+  for (const e of events.sort((a, b) => a.ts - b.ts || isRun(b) - isRun(a))) {
+    if (isRun(e)) runs.push({ end: e.ts + e.dur, sum: 0 });
     const at = runs.at(-1);
     if (e.name?.endsWith('_kernel_time') && at && e.ts <= at.end && !e.args.op_name.startsWith('Reorder')) at.sum += e.dur;
   }
   if (runs.length !== warm + n) throw new Error(`the profile has ${runs.length} runs, not ${warm + n}`);
+  if (runs.some((r) => r.sum === 0)) throw new Error('the profile has runs without a node');
   return median(runs.slice(warm).map((r) => r.sum)) / 1e3;
 }
 

@@ -4,6 +4,7 @@
   pytorch.py serve THREADS [MODEL]    says hello in one line of JSON, then answers lines
                                       "CONTENDER ITEM SECONDS" with {"ms": ...} or {"error": ...}"""
 import ctypes
+import inspect
 import json
 import os
 import sys
@@ -88,10 +89,12 @@ def serve(threads, models):
 
 def export(folder, items):
     os.makedirs(folder, exist_ok=True)
+    # PyTorch 2's newer exporter needs packages that PyTorch does not bring.
+    older = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     for item in items:
         path = os.path.join(folder, item.replace("/", "-"))
         module, inputs = mila.build(item)
-        torch.onnx.export(module, inputs, path + ".onnx", opset_version=17)
+        torch.onnx.export(module, inputs, path + ".onnx", opset_version=17, **older)
         if item.startswith("model"):
             inputs[0].numpy().tofile(path + ".input")
 
