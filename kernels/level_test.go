@@ -95,11 +95,13 @@ func TestShapesAreChecked(t *testing.T) {
 		"LinAttnKV: heads": func() {
 			LinAttnKV(Generic, x, x, x, 4, x, 4, nil, LinAttnShape{H: 1, W: 1, Heads: 1, Dim: 4, T1: 1, Head1: 2})
 		},
-		"Softmax: y":           func() { Softmax(Generic, x[:1], x, 1, 2) },
-		"Activate: y has":      func() { Activate(Generic, ReLU, x[:1], x[:2]) },
-		"PadNCHW: rows [0, 2)": func() { PadNCHW(x, 3, 0, 2, 1, 2, x, 1, 2, 2) },
-		"NCHW: dst":            func() { NCHW(x[:1], x, 2, 2) },
-		"FoldBatchNorm: mean":  func() { FoldBatchNorm(make([]float64, 2), make([]float64, 2), x[:2], x[:2], x[:1], x[:2], 1e-5) },
+		"Softmax: y":             func() { Softmax(Generic, x[:1], x, 1, 2) },
+		"Activate: y has":        func() { Activate(Generic, ReLU, x[:1], x[:2]) },
+		"PadNCHW: rows [0, 2)":   func() { PadNCHW(x, 3, 0, 2, 1, 2, x, 1, 2, 2) },
+		"NCHW: dst":              func() { NCHW(x[:1], x, 2, 2) },
+		"Transpose: src":         func() { Transpose(Generic, x, 2, x[:3], 2, 2, 2) },
+		"Transpose: rows of dst": func() { Transpose(Generic, x, 1, x, 2, 2, 2) },
+		"FoldBatchNorm: mean":    func() { FoldBatchNorm(make([]float64, 2), make([]float64, 2), x[:2], x[:2], x[:1], x[:2], 1e-5) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

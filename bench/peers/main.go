@@ -150,7 +150,7 @@ func run() error {
 		rounds, seconds = 2, 0.5
 	}
 	threads := []int{1}
-	for _, n := range []int{2, runtime.NumCPU()} {
+	for _, n := range []int{2, 8, runtime.NumCPU()} {
 		if n <= runtime.NumCPU() && !slices.Contains(threads, n) {
 			threads = append(threads, n)
 		}
@@ -236,6 +236,9 @@ type hello struct {
 }
 
 func (b *bench) start(threads int, args ...string) (*worker, hello, error) {
+	if _, err := exec.LookPath(args[0]); err != nil { // which taskset would find out later
+		return nil, hello{}, err
+	}
 	w := &worker{cmd: b.command(threads, args...)}
 	w.cmd.Dir = b.cache
 	w.cmd.Env = append(os.Environ(), fmt.Sprintf("OMP_NUM_THREADS=%d", threads))

@@ -44,6 +44,17 @@ func (w *row) ratio(contender string) float64 {
 	return median(x)
 }
 
+// spread returns how far apart the rounds of a row of ours lie, relative to their
+// median: the median over all rows and the largest.
+func (r *results) spread() (typical, most float64) {
+	var x []float64
+	for _, w := range r.Rows {
+		ms := w.MS[ours]
+		x = append(x, (slices.Max(ms)-slices.Min(ms))/median(ms))
+	}
+	return median(x), slices.Max(x)
+}
+
 func (r *results) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Measured beside others\n\n%s, %d logical cores, level `%s`, %s. Written by `bench/peers/run`; [what is compared](../peers/README.md).\n\n", r.CPU, r.Cores, r.Level, r.Date)
@@ -56,7 +67,9 @@ func (r *results) markdown() string {
 			fmt.Fprintf(&b, "- %s: %s\n", c, v)
 		}
 	}
-	b.WriteString("\nThe medians, and in brackets the median over the rounds of the time divided by ours: above 1, ours is faster.\n")
+	typical, most := r.spread()
+	fmt.Fprintf(&b, "\nThe medians, and in brackets the median over the rounds of the time divided by ours: above 1, ours is faster. "+
+		"Our own rounds of a row lie %.0f %% apart (the median of the rows; at most %.0f %%), which says how quiet the machine was.\n", 100*typical, 100*most)
 	for _, g := range []struct {
 		title, kind string
 		perMS       float64
