@@ -1,6 +1,7 @@
 package block
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"strings"
@@ -63,6 +64,31 @@ const (
 	allKeys   = 3  // block "all": keys have allKeys/4 the channels of values
 )
 
+// linearAttention is the name of the architecture in checkpoints and in errors.
+const linearAttention = "linear attention"
+
+// ArchitectureFromMap reads the configuration that a checkpoint holds: where its
+// "architecture" is "linear attention", the keys of [LinearAttention]; else what
+// [ConfigFromMap] reads.
+func ArchitectureFromMap(m map[string]any) (Architecture, error) {
+	inner := m
+	if c, ok := m["config"].(map[string]any); ok {
+		inner = c
+	}
+	if inner["architecture"] != linearAttention {
+		return ConfigFromMap(m)
+	}
+	var c LinearAttention
+	data, err := json.Marshal(inner)
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("block: configuration: %w", err)
+	}
+	return c, c.Validate()
+}
+
 // BaselineTiny is the baseline of table 1.
 func BaselineTiny() LinearAttention {
 	return LinearAttention{EmbedDim: 96, Depths: []int{2, 2, 6, 2}, NumHeads: []int{3, 6, 12, 24}, NumClasses: 1000, ImgSize: 224}
@@ -108,7 +134,7 @@ func (c LinearAttention) Switched(list string) (LinearAttention, bool) {
 
 // String names the configuration in errors.
 func (c LinearAttention) String() string {
-	return fmt.Sprintf("linear attention: embed_dim %d, depths %v, num_heads %v, input gate %v, forget gate %v, shortcut %v, normaliser %v, single head %v, block %q, APE %v, LePE %v, CPE %v, RoPE %v",
+	return fmt.Sprintf(linearAttention+": embed_dim %d, depths %v, num_heads %v, input gate %v, forget gate %v, shortcut %v, normaliser %v, single head %v, block %q, APE %v, LePE %v, CPE %v, RoPE %v",
 		c.EmbedDim, c.Depths, c.NumHeads, c.InputGate, c.ForgetGate, c.Shortcut, !c.NoNormaliser, c.SingleHead, c.Block, c.APE, c.LePE, c.CPE, c.RoPE)
 }
 

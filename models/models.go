@@ -97,7 +97,7 @@ func Describe(f *checkpoint.File, opt Options) (block.Architecture, Extra, error
 		extra.Preprocess = vision.ImageNet(size)
 		return a, extra, nil
 	}
-	var cfg block.Config
+	var cfg block.Architecture
 	m, ok := f.Config()
 	if opt.ConfigPath != "" {
 		data, err := os.ReadFile(opt.ConfigPath)
@@ -112,7 +112,7 @@ func Describe(f *checkpoint.File, opt Options) (block.Architecture, Extra, error
 	}
 	var err error
 	if ok {
-		cfg, err = block.ConfigFromMap(m)
+		cfg, err = block.ArchitectureFromMap(m)
 		if inner, nested := m["config"].(map[string]any); nested {
 			m = inner
 		}
@@ -127,8 +127,8 @@ func Describe(f *checkpoint.File, opt Options) (block.Architecture, Extra, error
 	if err != nil {
 		return cfg, extra, err
 	}
-	if extra.Preprocess.Crop == 0 && cfg.ImgSize > 0 {
-		extra.Preprocess = vision.ImageNet(cfg.ImgSize)
+	if _, size := cfg.Image(); extra.Preprocess.Crop == 0 && size > 0 {
+		extra.Preprocess = vision.ImageNet(size)
 	}
 	return cfg, extra, nil
 }
