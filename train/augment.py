@@ -1,10 +1,17 @@
 """Augmentation of whole batches on the device, with random numbers from its default generator."""
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 
 from data import MEAN, STD
+
+
+@lru_cache
+def channels(values, device):
+    """Values for the channels of (B, 3, H, W); kept, since a CUDA graph cannot capture their way to the device."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def uniform(n, low, high, device):
@@ -19,8 +26,7 @@ def sometimes(x, y, p):
 def colour(x):
     """Brightness, contrast, saturation, colour cast, sharpness, and rarely grey or solarised; x (B, 3, H, W) in 0..1."""
     n, d = len(x), x.device
-    luma = torch.tensor((0.299, 0.587, 0.114), device=d).view(1, 3, 1, 1)
-    grey = (x * luma).sum(1, keepdim=True)
+    grey = (x * channels((0.299, 0.587, 0.114), d)).sum(1, keepdim=True)
     x = torch.lerp(grey, x, uniform(n, 0.5, 1.5, d) * (torch.rand(n, 1, 1, 1, device=d) >= 0.05))
     mean = grey.mean((2, 3), keepdim=True)
     x = torch.lerp(mean, x, uniform(n, 0.6, 1.4, d))
@@ -70,9 +76,8 @@ def mix(x, y, p):
 
 def batch(images, classes, num_classes, size, smallest, p_mix, smoothing):
     """uint8 (B, H, W, 3) and classes (B) -> normalised (B, 3, size, size) and soft targets (B, num_classes)."""
-    d = images.device
     x = colour(images.permute(0, 3, 1, 2).float() / 255)
-    mean, std = (torch.tensor(v, device=d).view(1, 3, 1, 1) for v in (MEAN, STD))
+    mean, std = (channels(v, images.device) for v in (MEAN, STD))
     x = geometry((x - mean) / std, size, smallest)
     y = F.one_hot(classes, num_classes).float() * (1 - smoothing) + smoothing / num_classes
     return mix(x, y, p_mix)

@@ -31,7 +31,8 @@ class Trainer:
         self.model, self.args = model, args
         self.params = list(model.parameters())
         buffers = [b for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))]
-        p, b = flatten(self.params), flatten(buffers)
+        p = flatten(self.params)
+        b = flatten(buffers) if buffers else p.new_zeros(0)
         self.decayed = torch.cat([torch.full((w.numel(),), float(w.dim() > 1), device=w.device) for w in self.params])
         # Everything that changes from step to step: weights, moments, running statistics, their moving averages.
         self.state = {"p": p, "m": torch.zeros_like(p), "v": torch.zeros_like(p), "b": b, "ema_p": p.clone(), "ema_b": b.clone()}
