@@ -5,6 +5,7 @@ then with the second, then the rows that decide with a third. A run is a folder 
 ema.pt (float16 weights). Runs that --seconds interrupts go on when the command is given again, finished ones are left
 alone, and the last line of the output names what is missing."""
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -62,9 +63,8 @@ def one(row, seed, args, images, classes, val, deadline):
     torch.manual_seed(seed)
     model = build(ROWS[row]).to(device).train()
     if args.compile:
-        for stage in model.layers:
-            for block in stage.blocks:
-                block.compile(dynamic=False)
+        for part in [model.patch_embed] + [m for stage in model.layers for m in (*stage.blocks, stage.downsample)]:
+            part.compile(dynamic=False)
     t = Trainer(model, args, images, classes)
     epoch = 0
     if state.exists():
@@ -90,14 +90,15 @@ def one(row, seed, args, images, classes, val, deadline):
         epoch += 1
         line = {"epoch": epoch, "lr": lr, "loss": loss, "seconds": time.time() - began}
         if epoch % args.eval_every == 0 or epoch == args.epochs:
-            line["top1"], line["top5"] = t.evaluate(*val)
+            with t.averaged():
+                line["top1"], line["top5"] = t.evaluate(*val)
+                if epoch == args.epochs:
+                    train.save(str(out / "ema.pt"), {"row": row, "seed": seed, "config": dataclasses.asdict(ROWS[row]), "weights": {
+                        k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}})
         with open(out / "log.jsonl", "a") as log:
             log.write(json.dumps({k: round(v, 6) for k, v in line.items()}) + "\n")
         if not math.isfinite(loss):
             raise RuntimeError(f"{row}-{seed}: the loss is not finite in epoch {epoch}")
-    for name in "p", "b":
-        t.state[name].copy_(t.state["ema_" + name])
-    train.save(str(out / "ema.pt"), {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()})
     state.unlink(missing_ok=True)
     print(f"{row}-{seed}: top-1 {100 * line['top1']:.2f} %, {line['seconds']:.2f} s for the last epoch", flush=True)
     return True

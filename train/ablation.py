@@ -148,7 +148,7 @@ class Block(nn.Module):
             side = config.img_size // (4 << stage)
             self.ape = nn.Parameter(torch.randn(1, side * side, c) * 0.02)
         if config.cpe:
-            self.cpe = Depthwise(c)
+            self.cpe = Depthwise(c, residual=True)
         self.norm1, self.attn = LayerNorm(c), Attention(config, stage)
         e = self.attn.inner
         if config.block:
@@ -161,7 +161,7 @@ class Block(nn.Module):
         if c.ape:
             x = x + self.ape.to(x.dtype)
         if c.cpe:
-            x = x + self.cpe(x, hw)
+            x = self.cpe(x, hw)
         u = self.norm1(x)
         if c.block:
             v = F.silu(self.dwc(self.in_proj(u), hw))
@@ -191,13 +191,13 @@ class Stage(nn.Module):
     def __init__(self, config, stage):
         super().__init__()
         self.blocks = nn.ModuleList(Block(config, stage) for _ in range(config.depths[stage]))
-        if stage + 1 < len(config.depths):
-            self.downsample = Merge(config.embed_dim << stage)
+        last = stage + 1 == len(config.depths)
+        self.downsample = nn.Identity() if last else Merge(config.embed_dim << stage)
 
     def forward(self, x, hw):
         for block in self.blocks:
             x = block(x, hw)
-        if hasattr(self, "downsample"):
+        if isinstance(self.downsample, Merge):
             x, hw = self.downsample(x, hw), (hw[0] // 2, hw[1] // 2)
         return x, hw
 

@@ -1,6 +1,6 @@
 """Augmentation of whole batches on the device, with random numbers from its default generator."""
-import math
 from functools import lru_cache
+import math
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from data import MEAN, STD
 
 @lru_cache
 def channels(values, device):
-    """Values for the channels of (B, 3, H, W); kept, since a CUDA graph cannot capture their way to the device."""
+    """A constant per channel, copied to the device only once since a copy waits for all that runs there."""
     return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
@@ -33,7 +33,7 @@ def colour(x):
     x = x * uniform(n, 0.65, 1.35, d) * (1 + 0.06 * torch.randn(n, 3, 1, 1, device=d))
     x = x.clamp(0, 1)
     blurred = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-    x = sometimes(x, torch.lerp(blurred, x, uniform(n, 0.0, 2.5, d)).clamp(0, 1), 0.3)
+    x = sometimes(x, torch.lerp(blurred, x, uniform(n, 0.0, 2.0, d)).clamp(0, 1), 0.3)
     return sometimes(x, torch.where(x < uniform(n, 0.4, 1, d), x, 1 - x), 0.05)
 
 
@@ -76,8 +76,8 @@ def mix(x, y, p):
 
 def batch(images, classes, num_classes, size, smallest, p_mix, smoothing):
     """uint8 (B, H, W, 3) and classes (B) -> normalised (B, 3, size, size) and soft targets (B, num_classes)."""
+    d = images.device
     x = colour(images.permute(0, 3, 1, 2).float() / 255)
-    mean, std = (channels(v, images.device) for v in (MEAN, STD))
-    x = geometry((x - mean) / std, size, smallest)
+    x = geometry((x - channels(MEAN, d)) / channels(STD, d), size, smallest)
     y = F.one_hot(classes, num_classes).float() * (1 - smoothing) + smoothing / num_classes
     return mix(x, y, p_mix)

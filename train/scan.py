@@ -10,6 +10,7 @@ reads the states at the beginning of every CHUNK tokens, which the forward pass 
 import argparse
 
 import torch
+from torch import Tensor
 
 try:
     import triton
@@ -98,34 +99,49 @@ if triton is not None:
         tl.store(da + p * D * N + tile, sum_a)
 
 
-class Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, q, k, v, delta, a):
-        q, k, v, delta, a = (t.contiguous() for t in (q, k, v, delta, a.float()))
-        b, l, h, n = q.shape
-        d = v.shape[-1]
+    @torch.library.custom_op("mila::scan", mutates_args=())
+    def kernel_scan(q: Tensor, k: Tensor, v: Tensor, delta: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """y, and the states before every CHUNK tokens."""
+        q, k, v, delta, a = (t.contiguous() for t in (q, k, v, delta, a))
+        (b, l, h, n), d = q.shape, v.shape[-1]
         y = torch.empty(b, l, h, d, device=q.device)
         states = torch.empty(b * h, l // CHUNK, d, n, device=q.device)
-        forward_kernel[(b * h,)](q, k, v, delta, a, y, states, l, h, n, d, CHUNK, num_warps=WARPS)
-        ctx.save_for_backward(q, k, v, delta, a, states)
-        return y
+        forward_kernel[b * h,](q, k, v, delta, a, y, states, l, h, n, d, CHUNK, num_warps=WARPS)
+        return y, states
 
-    @staticmethod
-    def backward(ctx, dy):
-        q, k, v, delta, a, states = ctx.saved_tensors
-        b, l, h, n = q.shape
-        d = v.shape[-1]
+    @kernel_scan.register_fake
+    def _(q, k, v, delta, a):
+        (b, l, h, n), d = q.shape, v.shape[-1]
+        return delta.new_empty(b, l, h, d), delta.new_empty(b * h, l // CHUNK, d, n)
+
+    @torch.library.custom_op("mila::scan_grad", mutates_args=())
+    def kernel_grad(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, a: Tensor,
+                    states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        dy, q, k, v, delta, a = (t.contiguous() for t in (dy, q, k, v, delta, a))
+        (b, l, h, n), d = q.shape, v.shape[-1]
         grads = [torch.empty_like(t) for t in (q, k, v, delta)]
         da, scratch = torch.empty(b, *a.shape, device=q.device), torch.empty(b * h, CHUNK, d, n, device=q.device)
-        backward_kernel[(b * h,)](q, k, v, delta, a, dy.contiguous(), states, scratch, *grads, da, l, h, n, d, CHUNK, num_warps=WARPS)
+        backward_kernel[b * h,](q, k, v, delta, a, dy, states, scratch, *grads, da, l, h, n, d, CHUNK, num_warps=WARPS)
         return *grads, da.sum(0)
+
+    @kernel_grad.register_fake
+    def _(dy, q, k, v, delta, a, states):
+        return tuple(t.new_empty(t.shape) for t in (q, k, v, delta, a))
+
+    def _setup(ctx, inputs, output):
+        ctx.save_for_backward(*inputs, output[1])
+
+    def _backward(ctx, dy, _):
+        return kernel_grad(dy, *ctx.saved_tensors)
+
+    kernel_scan.register_autograd(_backward, setup_context=_setup)
 
 
 def scan(q, k, v, delta, a):
-    """See loop. On a GPU, the state is kept in float32 whatever the arguments are, and y is float32."""
+    """See loop. On a GPU, delta and a must be float32; so are the state and y, whatever q, k and v are."""
     n, d, l = q.shape[-1], v.shape[-1], q.shape[1]
     if q.is_cuda and triton is not None and n & (n - 1) == 0 and d & (d - 1) == 0 and l % CHUNK == 0:
-        return Scan.apply(q, k, v, delta, a)
+        return kernel_scan(q, k, v, delta, a)[0]
     return loop(q, k, v, delta, a)
 
 
