@@ -344,7 +344,7 @@ func (m *laNet) plan(b *planner) {
 			kernels.RoPE2DTable(rope, h, w, shape.KeyChannels(), ropeBase)
 		}
 		for j := range st.blocks {
-			x = m.block(b, &st.blocks[j], st, x, shape, rope)
+			x = m.block(b, blockName(i, j), &st.blocks[j], st, x, shape, rope)
 			b.tap(blockName(i, j), x, b.batch, h*w, st.dim)
 		}
 		if i+1 < len(m.stages) {
@@ -357,8 +357,9 @@ func (m *laNet) plan(b *planner) {
 	b.classify(x, h, w, m.norm, normEps, m.head)
 }
 
-// block plans one block and returns its result, in x or in place of it.
-func (m *laNet) block(b *planner, blk *laBlock, st *laStage, x tokens, shape kernels.LinAttnShape, rope []float32) tokens {
+// block plans one block and returns its result, in x or in place of it. Where there
+// are gates, their Δ before its Softplus is tapped as NAME.attn.dt2.
+func (m *laNet) block(b *planner, name string, blk *laBlock, st *laStage, x tokens, shape kernels.LinAttnShape, rope []float32) tokens {
 	p, level, cfg := b.Plan, b.level, &m.cfg
 	h, w := shape.H, shape.W
 	c, e, l := st.dim, st.inner, h*w
@@ -422,6 +423,9 @@ func (m *laNet) block(b *planner, blk *laBlock, st *laStage, x tokens, shape ker
 		b.chain(fused, h, w, append(first, b.project(g, u, h, w, &blk.act, kernels.SiLU, nil), b.project(in, u, h, w, &blk.in, kernels.Identity, nil))...)
 		b.chain(fused, h, w, append([]op{b.depthwiseOp(v, in, 0, e, h, w, &blk.conv, kernels.SiLU), b.project(qk, v, h, w, &blk.qk, kernels.ELU1, nil)}, gate(v)...)...)
 		b.release(in.buffer)
+	}
+	if gates {
+		b.tap(name+".attn.dt2", delta, b.batch, l, e)
 	}
 	if !fused {
 		b.release(u.buffer)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -26,8 +28,16 @@ type Options struct {
 	Threads      int           // threads of a forward pass; 0 is GOMAXPROCS
 }
 
-// Shipped returns the names of the models that are part of the module.
-func Shipped() []string { return []string{"nano"} }
+// shipped are the models that are part of the module, by name.
+var shipped = map[string]func() ([]byte, error){"nano": func() ([]byte, error) { return nano.Weights, nil }}
+
+// Register makes the checkpoint that read returns known under a name. Packages of
+// weights call it when they are imported; importing this one brings nano alone.
+func Register(name string, read func() ([]byte, error)) { shipped[name] = read }
+
+// Shipped returns the names of the models that are part of the program: nano, and
+// those of the imported packages of weights.
+func Shipped() []string { return slices.Sorted(maps.Keys(shipped)) }
 
 // Loaded is a model with what its checkpoint says about its use.
 type Loaded struct {
@@ -64,11 +74,15 @@ func Open(name string, opt Options) (*Loaded, error) {
 // OpenCheckpoint opens the checkpoint of a model by its name or path, without
 // building it. The caller closes it.
 func OpenCheckpoint(name, state string) (*checkpoint.File, error) {
-	if slices.Contains(Shipped(), name) {
-		return checkpoint.Parse(nano.Weights, checkpoint.WithState(state))
+	if read, ok := shipped[name]; ok {
+		data, err := read()
+		if err != nil {
+			return nil, err
+		}
+		return checkpoint.Parse(data, checkpoint.WithState(state))
 	}
 	f, err := checkpoint.Open(name, checkpoint.WithState(state))
-	if errors.Is(err, fs.ErrNotExist) && !strings.ContainsAny(name, "./\\") {
+	if errors.Is(err, fs.ErrNotExist) && filepath.Ext(name) == "" && !filepath.IsAbs(name) {
 		return nil, fmt.Errorf("models: there is no model %q; shipped are %s, and a path to a .safetensors or .pth file works too", name, strings.Join(Shipped(), ", "))
 	}
 	return f, err

@@ -93,7 +93,7 @@ def one(row, seed, args, images, classes, val, deadline):
             with t.averaged():
                 line["top1"], line["top5"] = t.evaluate(*val)
                 if epoch == args.epochs:
-                    train.save(str(out / "ema.pt"), {"row": row, "seed": seed, "config": dataclasses.asdict(ROWS[row]), "weights": {
+                    train.save(str(out / "ema.pt"), {"row": row, "seed": seed, "epochs": epoch, "config": dataclasses.asdict(ROWS[row]), "weights": {
                         k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}})
         with open(out / "log.jsonl", "a") as log:
             log.write(json.dumps({k: round(v, 6) for k, v in line.items()}) + "\n")
