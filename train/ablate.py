@@ -63,6 +63,8 @@ def one(row, seed, args, images, classes, val, deadline):
     torch.manual_seed(seed)
     model = build(ROWS[row]).to(device).train()
     if args.compile:
+        torch._dynamo.reset()  # what earlier runs of this worker compiled counts towards its limit
+        torch._dynamo.config.recompile_limit = 64
         for part in [model.patch_embed] + [m for stage in model.layers for m in (*stage.blocks, stage.downsample)]:
             part.compile(dynamic=False)
     t = Trainer(model, args, images, classes)

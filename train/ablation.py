@@ -88,8 +88,8 @@ class Attention(nn.Module):
             return x[:, :, None]
         return x.unflatten(-1, (self.heads, -1))
 
-    def forward(self, u, v, hw):
-        """u are the normed inputs; v the values of a block design, else None."""
+    def forward(self, u, v, hw, rope):
+        """u are the normed inputs; v the values of a block design, else None; rope the rotations, or None."""
         c = self.config
         if c.block:
             q, k = self.qk(v).chunk(2, -1)
@@ -103,7 +103,7 @@ class Attention(nn.Module):
             delta = F.softplus(self.dt2(self.dt1(gated)).float())
         if c.input_gate:
             values = v * delta.to(v.dtype)
-        y = self.recurrence(q, k, values, delta) if c.forget_gate else self.attention(q, k, values, hw)
+        y = self.recurrence(q, k, values, delta) if c.forget_gate else self.attention(q, k, values, rope)
         y = y.to(v.dtype)
         if c.shortcut:
             y = y + v * self.D.to(v.dtype)
@@ -111,15 +111,14 @@ class Attention(nn.Module):
             y = y + self.lepe(v, hw)
         return y
 
-    def attention(self, q, k, v, hw):
+    def attention(self, q, k, v, rope):
         """y = q S / (q Z) over all tokens; Z is of the keys before their rotation."""
         n = q.shape[1]
         norm = None
         if not self.config.no_normaliser:
             norm = self.split(q * k.mean(1, keepdim=True)).sum(-1, keepdim=True) + 1e-6
-        if self.config.rope:
-            cos, sin = rotations(*hw, self.keys, q.device, q.dtype)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
         q, k, v = (self.split(t).transpose(1, 2) for t in (q, k, v))
         if norm is None:
             y = q @ (k.transpose(2, 3) @ v)
@@ -156,7 +155,7 @@ class Block(nn.Module):
         if config.block != "all":
             self.norm2, self.mlp = LayerNorm(c), MLP(c, 4 * c)
 
-    def forward(self, x, hw):
+    def forward(self, x, hw, rope):
         c = self.config
         if c.ape:
             x = x + self.ape.to(x.dtype)
@@ -165,9 +164,9 @@ class Block(nn.Module):
         u = self.norm1(x)
         if c.block:
             v = F.silu(self.dwc(self.in_proj(u), hw))
-            y = self.attn(u, v, hw) * F.silu(self.act_proj(u))
+            y = self.attn(u, v, hw, rope) * F.silu(self.act_proj(u))
         else:
-            y = self.attn(u, None, hw)
+            y = self.attn(u, None, hw, rope)
         x = x + self.attn.proj(y)
         if c.block != "all":
             x = x + self.mlp(self.norm2(x))
@@ -190,13 +189,17 @@ class Merge(nn.Module):
 class Stage(nn.Module):
     def __init__(self, config, stage):
         super().__init__()
+        self.config = config
         self.blocks = nn.ModuleList(Block(config, stage) for _ in range(config.depths[stage]))
         last = stage + 1 == len(config.depths)
         self.downsample = nn.Identity() if last else Merge(config.embed_dim << stage)
 
     def forward(self, x, hw):
+        rope = None
+        if self.config.rope:
+            rope = rotations(*hw, self.blocks[0].attn.keys, x.device, x.dtype)
         for block in self.blocks:
-            x = block(x, hw)
+            x = block(x, hw, rope)
         if isinstance(self.downsample, Merge):
             x, hw = self.downsample(x, hw), (hw[0] // 2, hw[1] // 2)
         return x, hw

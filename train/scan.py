@@ -19,7 +19,7 @@ except ImportError:
     triton = None
 
 CHUNK = 16
-WARPS = 1
+WARPS = 2
 
 
 def loop(q, k, v, delta, a):
