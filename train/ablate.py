@@ -74,6 +74,8 @@ def one(row, seed, args, images, classes, val, deadline):
         epoch = held.pop("epoch")
         for k, v in held.items():
             t.state[k].copy_(v)
+    else:
+        (out / "log.jsonl").unlink(missing_ok=True)
     t.capture(SIZE, model.config.num_classes)
     per_epoch = len(images) // args.batch
     total, warm_up = per_epoch * args.epochs, round(per_epoch * args.warm_up)
@@ -90,6 +92,8 @@ def one(row, seed, args, images, classes, val, deadline):
             t.run(order[i * args.batch:(i + 1) * args.batch])
         loss = t.loss.item() / per_epoch
         epoch += 1
+        if not math.isfinite(loss):
+            raise RuntimeError(f"{row}-{seed}: the loss is not finite in epoch {epoch}")
         line = {"epoch": epoch, "lr": lr, "loss": loss, "seconds": time.time() - began}
         if epoch % args.eval_every == 0 or epoch == args.epochs:
             with t.averaged():
@@ -99,8 +103,6 @@ def one(row, seed, args, images, classes, val, deadline):
                         k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}})
         with open(out / "log.jsonl", "a") as log:
             log.write(json.dumps({k: round(v, 6) for k, v in line.items()}) + "\n")
-        if not math.isfinite(loss):
-            raise RuntimeError(f"{row}-{seed}: the loss is not finite in epoch {epoch}")
     state.unlink(missing_ok=True)
     print(f"{row}-{seed}: top-1 {100 * line['top1']:.2f} %, {line['seconds']:.2f} s for the last epoch", flush=True)
     return True
@@ -146,7 +148,7 @@ def main():
     p.add_argument("--out", default="ablation", help="folder of the runs")
     p.add_argument("--seeds", type=int, default=3, help="the third is for " + ", ".join(DECIDING))
     p.add_argument("--rows", type=lambda s: s.split(","), default=list(ROWS), help="only these rows")
-    p.add_argument("--workers", type=int, default=6, help="runs at a time")
+    p.add_argument("--workers", type=int, default=8, help="runs at a time")
     p.add_argument("--seconds", type=float, default=math.inf, help="interrupt the runs after that time; call again to go on")
     p.add_argument("--epochs", type=int, default=40)
     p.add_argument("--batch", type=int, default=512)
@@ -155,7 +157,7 @@ def main():
     p.add_argument("--weight-decay", type=float, default=0.05)
     p.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient")
     p.add_argument("--smoothing", type=float, default=0.1)
-    p.add_argument("--mix", type=float, default=0.2, help="share of images under CutMix or mixup")
+    p.add_argument("--mix", type=float, default=0.0, help="share of images under CutMix or mixup")
     p.add_argument("--smallest", type=float, default=0.35, help="smallest share of the area that a crop keeps")
     p.add_argument("--ema", type=float, default=0.999)
     p.add_argument("--eval-every", type=int, default=10)
