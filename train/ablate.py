@@ -39,8 +39,9 @@ class Trainer(train.Trainer):
         super().__init__(model, args)
         self.images, self.classes = images, classes
         self.pick = torch.zeros(args.batch, dtype=torch.long, device=images.device)
-        gates = [torch.full((p.numel(),), float(not n.endswith("A_log")), device=p.device) for n, p in model.named_parameters()]
-        self.decayed *= torch.cat(gates)  # as in Mamba: decay would pull the gates towards exp(-delta)
+        gates = {id(p) for n, p in model.named_parameters() if n.endswith("A_log")}
+        # As in Mamba: decay would pull the gates towards exp(-delta).
+        self.decayed *= torch.cat([torch.full((p.numel(),), float(id(p) not in gates), device=p.device) for p in self.params])
 
     def step(self, *_):
         a = self.args

@@ -33,7 +33,8 @@ def flatten(tensors):
 class Trainer:
     def __init__(self, model, args):
         self.model, self.args = model, args
-        self.params = list(model.parameters())
+        # In one vector, a parameter of odd length would leave those behind it unaligned, which compiled code does not expect.
+        self.params = sorted(model.parameters(), key=lambda w: w.numel() % 4 > 0)
         buffers = [b for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))]
         p = flatten(self.params)
         b = flatten(buffers) if buffers else p.new_zeros(0)
