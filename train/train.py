@@ -83,6 +83,7 @@ class Trainer:
             return
         saved = {k: v.clone() for k, v in self.state.items()}
         side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
                 self.step(self.x, self.y)

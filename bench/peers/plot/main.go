@@ -1,4 +1,6 @@
-// Command plot draws DIR/peers.json as DIR/peers-models.png and DIR/peers-kernels.png.
+// Command plot draws what DIR holds of peers.json, as DIR/peers-models.png and
+// DIR/peers-kernels.png, and of ablation.json, as DIR/ablation-speed.png and
+// DIR/ablation-gates.png.
 // It is a module of its own, so that MILA for Go does not depend on what it needs.
 //
 //	go run . DIR
@@ -6,8 +8,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image/color"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -77,13 +81,30 @@ func main() {
 }
 
 func run(dir string) error {
-	data, err := os.ReadFile(filepath.Join(dir, "peers.json"))
-	if err != nil {
-		return err
+	found := false
+	for name, draw := range map[string]func(dir string, data []byte) error{"peers.json": peers, "ablation.json": ablation} {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = draw(dir, data)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		found = true
 	}
+	if !found {
+		return fmt.Errorf("%s holds neither peers.json nor ablation.json", dir)
+	}
+	return nil
+}
+
+func peers(dir string, data []byte) error {
 	var r results
 	if err := json.Unmarshal(data, &r); err != nil {
-		return fmt.Errorf("peers.json: %w", err)
+		return err
 	}
 	var models, kernels []row
 	for _, w := range r.Rows {
@@ -107,10 +128,14 @@ func run(dir string) error {
 }
 
 func (r *results) newPlot(title string) *plot.Plot {
+	return newPlot(fmt.Sprintf("%s\n%s, %d cores, %s, %s", title, r.CPU, r.Cores, r.Level, r.Date))
+}
+
+func newPlot(title string) *plot.Plot {
 	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
 	plotter.DefaultFont = plot.DefaultFont
 	p := plot.New()
-	p.Title.Text = fmt.Sprintf("%s\n%s, %d cores, %s, %s", title, r.CPU, r.Cores, r.Level, r.Date)
+	p.Title.Text = title
 	p.Title.TextStyle.Font.Size = 13
 	p.Title.Padding = 8
 	for _, a := range []*plot.Axis{&p.X, &p.Y} {

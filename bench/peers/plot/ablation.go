@@ -1,0 +1,139 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// ablated is what the figures need of ablation.json.
+type ablated struct {
+	Date, CPU, Level string
+	Rows             []struct {
+		Name  string
+		Seeds []struct{ Top1 float64 }
+		US    []float64
+	}
+	Gates []struct {
+		Name           string
+		Mean, P10, P90 float64
+	}
+}
+
+func ablation(dir string, data []byte) error {
+	var r ablated
+	if err := json.Unmarshal(data, &r); err != nil {
+		return err
+	}
+	p, err := r.speed()
+	if err == nil {
+		err = save(p, 24, 15, filepath.Join(dir, "ablation-speed.png"))
+	}
+	if err == nil {
+		p, err = r.gates()
+	}
+	if err == nil {
+		err = save(p, 20, 10, filepath.Join(dir, "ablation-gates.png"))
+	}
+	return err
+}
+
+// speed draws the mean over seeds of each row with all of its seeds.
+func (r *ablated) speed() (*plot.Plot, error) {
+	p := newPlot(fmt.Sprintf("Top-1 on Tiny ImageNet against speed: the mean of each row's seeds, and each seed\n%s, one thread, %s, %s", r.CPU, r.Level, r.Date))
+	p.X.Label.Text, p.Y.Label.Text = "images/s", "top-1 in per cent"
+	g := plotter.NewGrid()
+	g.Vertical.Color, g.Horizontal.Color = grid, grid
+	p.Add(g)
+	var seeds plotter.XYs
+	var labels plotter.XYLabels
+	for _, w := range r.Rows {
+		if len(w.Seeds) == 0 {
+			continue
+		}
+		us := slices.Sorted(slices.Values(w.US))
+		at, mean := 1e6/us[len(us)/2], 0.0
+		low, high := 100*w.Seeds[0].Top1, 100*w.Seeds[0].Top1
+		for _, s := range w.Seeds {
+			mean += 100 * s.Top1 / float64(len(w.Seeds))
+			low, high = min(low, 100*s.Top1), max(high, 100*s.Top1)
+			seeds = append(seeds, plotter.XY{X: at, Y: 100 * s.Top1})
+		}
+		labels.XYs = append(labels.XYs, plotter.XY{X: at, Y: mean})
+		labels.Labels = append(labels.Labels, w.Name)
+		line, err := plotter.NewLine(plotter.XYs{{X: at, Y: low}, {X: at, Y: high}})
+		if err != nil {
+			return nil, err
+		}
+		line.Color, line.Width = rgb(0x56b4e9), 1.5
+		p.Add(line)
+	}
+	for _, points := range []struct {
+		xys    plotter.XYs
+		color  uint32
+		radius vg.Length
+	}{{seeds, 0x56b4e9, 2.5}, {labels.XYs, 0xd55e00, 4.5}} {
+		s, err := plotter.NewScatter(points.xys)
+		if err != nil {
+			return nil, err
+		}
+		s.GlyphStyle = draw.GlyphStyle{Color: rgb(points.color), Radius: points.radius, Shape: draw.CircleGlyph{}}
+		p.Add(s)
+	}
+	names, err := plotter.NewLabels(labels)
+	if err != nil {
+		return nil, err
+	}
+	for i := range names.TextStyle {
+		names.TextStyle[i].Font.Size = 10
+		names.TextStyle[i].YAlign = draw.YCenter
+	}
+	names.Offset.X = 7
+	p.Add(names)
+	width := p.X.Max - p.X.Min
+	p.X.Min -= 0.05 * width
+	p.X.Max += 0.12 * width // names stand to the right of their points
+	return p, nil
+}
+
+// gates draws the mean forget gate of each layer and its deciles over channels.
+func (r *ablated) gates() (*plot.Plot, error) {
+	p := newPlot("The average forget gate of each layer, and the deciles over channels and key channels")
+	p.Y.Label.Text = "exp(Δ A)"
+	p.Y.Min, p.Y.Max = 0, 1
+	g := plotter.NewGrid()
+	g.Vertical.Width = 0
+	g.Horizontal.Color = grid
+	p.Add(g)
+	var means plotter.XYs
+	var names []string
+	for i, l := range r.Gates {
+		x := float64(i)
+		line, err := plotter.NewLine(plotter.XYs{{X: x, Y: l.P10}, {X: x, Y: l.P90}})
+		if err != nil {
+			return nil, err
+		}
+		line.Color, line.Width = rgb(0x56b4e9), 3
+		p.Add(line)
+		means = append(means, plotter.XY{X: x, Y: l.Mean})
+		var stage, block int
+		fmt.Sscanf(l.Name, "layers.%d.blocks.%d", &stage, &block)
+		names = append(names, fmt.Sprintf("stage %d\nblock %d", stage+1, block+1))
+	}
+	s, err := plotter.NewScatter(means)
+	if err != nil {
+		return nil, err
+	}
+	s.GlyphStyle = draw.GlyphStyle{Color: rgb(0xd55e00), Radius: 5, Shape: draw.CircleGlyph{}}
+	p.Add(s)
+	p.NominalX(names...)
+	p.X.Tick.LineStyle.Width, p.X.LineStyle.Width = 0, 0
+	p.X.Min, p.X.Max = -0.5, float64(len(names))-0.5
+	return p, nil
+}
