@@ -31,6 +31,10 @@ def queue(seeds, third=DECIDING):
     return [(row, seed) for seed in range(1, seeds + 1) for row in ROWS if seed < 3 or row in third]
 
 
+def name(run):
+    return "{}-{}".format(*run)
+
+
 class Trainer(train.Trainer):
     """Captures the augmentation of a batch as well, so that a step is one launch: several processes share a GPU best
     if none of them waits for its processor."""
@@ -58,7 +62,7 @@ class Trainer(train.Trainer):
 
 def one(row, seed, args, images, classes, val, deadline):
     """Trains one run and returns whether it is finished."""
-    out = Path(args.out, f"{row}-{seed}")
+    out = Path(args.out, name((row, seed)))
     out.mkdir(parents=True, exist_ok=True)
     state, device = out / "state.pt", images.device
     torch.manual_seed(seed)
@@ -122,6 +126,8 @@ def work(runs, args, deadline):
             one(*run, args, images, classes, (held["val"], held["val_classes"]), deadline)
         except Exception:
             traceback.print_exc()
+            if device.type == "cuda":
+                torch.cuda.synchronize()  # a device error is this process's end: the others take the runs that wait
 
 
 def prepare(args):
@@ -140,7 +146,7 @@ def prepare(args):
 
 
 def finished(args, run):
-    return Path(args.out, "{}-{}".format(*run), "ema.pt").exists()
+    return Path(args.out, name(run), "ema.pt").exists()
 
 
 def main():
@@ -148,10 +154,10 @@ def main():
     p.add_argument("--data", default="data", help="folder with train/, val.zip and classes.tsv")
     p.add_argument("--out", default="ablation", help="folder of the runs")
     p.add_argument("--seeds", type=int, default=3, help="the third is for " + ", ".join(DECIDING))
-    p.add_argument("--rows", type=lambda s: s.split(","), default=list(ROWS), help="only these rows")
-    p.add_argument("--workers", type=int, default=8, help="runs at a time")
+    p.add_argument("--only", type=lambda s: s.split(","), help="only these runs, ROW or ROW-SEED, such as mila,rope-2")
+    p.add_argument("--workers", type=int, default=9, help="runs at a time")
     p.add_argument("--seconds", type=float, default=math.inf, help="interrupt the runs after that time; call again to go on")
-    p.add_argument("--epochs", type=int, default=40)
+    p.add_argument("--epochs", type=int, default=38)
     p.add_argument("--batch", type=int, default=512)
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--warm-up", type=float, default=3, help="epochs")
@@ -167,18 +173,19 @@ def main():
     args = p.parse_args()
     deadline = time.time() + args.seconds
     prepare(args)
-    todo = [r for r in queue(args.seeds) if r[0] in args.rows and not finished(args, r)]
-    todo.sort(key=lambda r: not Path(args.out, "{}-{}".format(*r), "state.pt").exists())  # first those already begun
+    runs = [r for r in queue(args.seeds) if not args.only or r[0] in args.only or name(r) in args.only]
+    todo = [r for r in runs if not finished(args, r)]
+    todo.sort(key=lambda r: not Path(args.out, name(r), "state.pt").exists())  # first those already begun
     context = mp.get_context("spawn")
-    runs = context.SimpleQueue()
+    waiting = context.SimpleQueue()
     for r in todo + [None] * args.workers:
-        runs.put(r)
-    workers = [context.Process(target=work, args=(runs, args, deadline)) for _ in range(min(args.workers, len(todo)))]
+        waiting.put(r)
+    workers = [context.Process(target=work, args=(waiting, args, deadline)) for _ in range(min(args.workers, len(todo)))]
     for w in workers:
         w.start()
     for w in workers:
         w.join()
-    missing = ["{}-{}".format(*r) for r in queue(args.seeds) if not finished(args, r)]
+    missing = [name(r) for r in runs if not finished(args, r)]
     print("missing: " + (", ".join(missing) or "none"), flush=True)
 
 

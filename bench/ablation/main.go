@@ -5,9 +5,9 @@
 //
 //	go run ./bench/ablation [--data val.zip [--runs DIR]] [--results DIR] [--rounds N]
 //
-// DIR holds the weights of every seed, ROW-SEED.safetensors; without it, the shipped
-// ones are evaluated, one seed a row. Without --data, accuracy and gates stay as
-// ablation.json has them, and only the speed is measured anew.
+// DIR holds the weights of further seeds, ROW-SEED.safetensors; without it, the shipped
+// ones are evaluated, one seed a row. Seeds that are not at hand, and without --data all
+// accuracies and the gates, stay as ablation.json has them; speed is measured anew.
 package main
 
 import (
@@ -86,7 +86,7 @@ type layer struct {
 func main() {
 	dir := flag.String("results", filepath.Join("bench", "results"), "`folder` for ablation.json and ablation.md")
 	data := flag.String("data", "", "`data set` for accuracy and gates, as mila eval takes it; a zip file")
-	runs := flag.String("runs", "", "`folder` of ROW-SEED.safetensors; default the shipped weights")
+	runs := flag.String("runs", "", "`folder` of ROW-SEED.safetensors to evaluate instead of the shipped weights")
 	rounds := flag.Int("rounds", 25, "how often all models are measured in turn")
 	flag.Parse()
 	if err := run(*dir, *data, *runs, *rounds); err != nil {
@@ -113,7 +113,7 @@ func run(dir, data, runs string, rounds int) error {
 				w.Label, w.Paper = t[i].Label, &t[i]
 			}
 		}
-		if i := slices.IndexFunc(old.Rows, func(x *row) bool { return x.Name == name }); i >= 0 && data == "" {
+		if i := slices.IndexFunc(old.Rows, func(x *row) bool { return x.Name == name }); i >= 0 {
 			w.Seeds = old.Rows[i].Seeds
 		}
 		r.Rows = append(r.Rows, w)
@@ -186,8 +186,9 @@ func (r *results) evaluate(data, runs string) error {
 			if err := json.Unmarshal(out, &s); err != nil {
 				return fmt.Errorf("mila eval --model %s: %w", path, err)
 			}
-			w.Seeds = append(w.Seeds, s)
+			w.Seeds = append(slices.DeleteFunc(w.Seeds, func(x seed) bool { return x.Seed == s.Seed }), s)
 		}
+		slices.SortFunc(w.Seeds, func(x, y seed) int { return x.Seed - y.Seed })
 	}
 	return nil
 }

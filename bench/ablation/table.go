@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/mila-go/mila/bench"
+	"gonum.org/v1/gonum/stat/distuv"
 )
 
 func (w *row) us() float64 { return bench.Median(w.US) }
@@ -22,9 +23,9 @@ func (w *row) top1() float64 {
 
 // deviation returns the standard deviation of a single run in points of per cent:
 // that of seeds around their row's mean, pooled over all rows, as no row has enough
-// seeds for one of its own.
-func (r *results) deviation() float64 {
-	sum, freedom := 0.0, 0
+// seeds for one of its own; and its degrees of freedom.
+func (r *results) deviation() (s float64, freedom int) {
+	sum := 0.0
 	for _, w := range r.Rows {
 		for _, s := range w.Seeds {
 			d := 100*s.Top1 - w.top1()
@@ -32,13 +33,18 @@ func (r *results) deviation() float64 {
 		}
 		freedom += max(0, len(w.Seeds)-1)
 	}
-	return math.Sqrt(sum / float64(freedom))
+	return math.Sqrt(sum / float64(freedom)), freedom
 }
 
-// margin returns what the difference of two rows' means must exceed to be more than
-// the spread of seeds: two standard deviations of such a difference.
-func (r *results) margin(x, y *row) float64 {
-	return 2 * r.deviation() * math.Sqrt(1/float64(len(x.Seeds))+1/float64(len(y.Seeds)))
+// margin returns what the difference of the means of m and n seeds must exceed to be
+// more than the spread of seeds: its 95 % interval, by Student's distribution.
+func (r *results) margin(m, n int) float64 {
+	s, freedom := r.deviation()
+	if freedom == 0 {
+		return math.NaN()
+	}
+	t := distuv.StudentsT{Sigma: 1, Nu: float64(freedom)}.Quantile(0.975)
+	return t * s * math.Sqrt(1/float64(m)+1/float64(n))
 }
 
 // against compares a difference with that of the paper.
@@ -48,12 +54,20 @@ func (r *results) against(w, base *row) (difference float64, verdict string) {
 	switch {
 	case math.IsNaN(difference):
 		return difference, "missing"
-	case !(math.Abs(difference) > r.margin(w, base)):
+	case !(math.Abs(difference) > r.margin(len(w.Seeds), len(base.Seeds))):
 		return difference, "within the spread"
 	case difference*theirs > 0:
 		return difference, "agrees"
 	}
 	return difference, "**contradicts**"
+}
+
+// planned returns how many seeds a row is meant to have.
+func planned(name string) int {
+	if slices.Contains([]string{"baseline", "forget-gate", "block-sub", "lepe", "cpe", "mila"}, name) {
+		return 3
+	}
+	return 2
 }
 
 func (r *results) find(name string) *row {
@@ -64,8 +78,10 @@ func (r *results) markdown() string {
 	var b strings.Builder
 	images, missing := 0, []string{}
 	for _, w := range r.Rows {
-		if len(w.Seeds) == 0 {
-			missing = append(missing, w.Name)
+		for n := range planned(w.Name) {
+			if !slices.ContainsFunc(w.Seeds, func(s seed) bool { return s.Seed == n+1 }) {
+				missing = append(missing, fmt.Sprintf("%s-%d", w.Name, n+1))
+			}
 		}
 		for _, s := range w.Seeds {
 			images = s.Images
@@ -75,10 +91,11 @@ func (r *results) markdown() string {
 	fmt.Fprintf(&b, "# The ablation, trained and run by ourselves\n\nTables 1 and 2 of arXiv 2405.16605 on a small scale: models of 0.6 to 0.8 M parameters, Tiny ImageNet at 64 x 64 (200 classes,\n%d images of validation), all by the same recipe; [how they were trained](../../models/ablation/README.md). Accuracy is that of\n`mila eval`, the mean over seeds and all of them; speed is that of the same weights, one image, one thread, level `%s`, in turn,\non %s, Go %s, %s. The paper's figures are for 28 M parameters on ImageNet at 224 x 224 and for a GPU (RTX 3090).\nWritten by `go run ./bench/ablation`.\n",
 		images, r.Level, r.CPU, r.Go, r.Date)
 	if len(missing) > 0 {
-		fmt.Fprintf(&b, "\n**Incomplete**: not trained are %s.\n", strings.Join(missing, ", "))
+		fmt.Fprintf(&b, "\n**Incomplete**: of two seeds for each row, and three for those that decide, these were not trained (ROW-SEED): %s.\n", strings.Join(missing, ", "))
 	}
-	fmt.Fprintf(&b, "\nSeeds lie %.2f points (standard deviation, pooled over all rows) around their row's mean. A difference from the baseline counts\nwhere it exceeds two standard deviations of such a difference (%.2f points for two seeds each); below that it is \"within the spread\".\n",
-		r.deviation(), 2*r.deviation())
+	if s, freedom := r.deviation(); freedom > 0 {
+		fmt.Fprintf(&b, "\nA seed lies %.2f points (standard deviation, pooled over the rows that have several, %d degrees of freedom) from its row's mean. A\ndifference counts where it exceeds its 95 %% interval (Student): %.1f points between rows of one seed and of two, %.1f between single seeds;\nbelow that it is \"within the spread\". The interval is that of seeds alone, on the same images.\n", s, freedom, r.margin(1, 2), r.margin(1, 1))
+	}
 	head := "| | M parameters | M multiply-adds | top-1 %% (seeds) | to baseline | paper: top-1 %% | to baseline | verdict | µs | images/s | to baseline | paper: images/s | to baseline |\n" + strings.Repeat("| --- ", 13) + "|\n"
 	for i, table := range [][]bench.Published{bench.Table1, bench.Table2} {
 		fmt.Fprintf(&b, "\n## Table %d%s\n"+head, i+1, []string{"", ": position encodings instead of the forget gate"}[i])
@@ -158,7 +175,7 @@ func (r *results) order(b *strings.Builder) {
 	for i, x := range rows {
 		for _, y := range rows[i+1:] {
 			ours, theirs := y.top1()-x.top1(), y.Paper.Top1-x.Paper.Top1
-			if ours*theirs < 0 && math.Abs(ours) > r.margin(x, y) && math.Abs(theirs) >= 0.5 {
+			if ours*theirs < 0 && math.Abs(ours) > r.margin(len(x.Seeds), len(y.Seeds)) && math.Abs(theirs) >= 0.5 {
 				fmt.Fprintf(b, "- %s and %s: %+.2f here, %+.1f in the paper\n", x.Name, y.Name, ours, theirs)
 				none = false
 			}
