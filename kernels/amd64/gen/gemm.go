@@ -23,6 +23,7 @@ import "fmt"
 //	R8               the last row's number
 //	R10 R11 R12      the row in Y, Mul (0: none) and Add (0: none)
 //	AX SI DI         their distances in bytes
+//	DX               GELU's table at AVX-512
 //	V0 .. V3         temporaries of the activations
 func (g *gen) gemm() {
 	frame := 128 // of this size the function checks the stack and so can be preempted between calls
@@ -190,6 +191,9 @@ func (g *gen) tile(m int) {
 		}
 	}
 	g.op("MOVQ act+112(FP), CX")
+	if g.vb == 64 {
+		g.op("MOVQ ·geluTable(SB), DX")
+	}
 	for i := range fused {
 		g.op("CMPQ CX, $%d", i)
 		g.op("JEQ row%d_%d", i, m-1)
