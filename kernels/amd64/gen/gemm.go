@@ -142,10 +142,15 @@ func (g *gen) tile(m int) {
 	g.p("loop%d:", m)
 	// The next panel comes into the L2 cache while this one is used, spread over
 	// all of the call: more at a time would take the buffers that misses of the L1
-	// cache need, and what lies behind the panel may never be used.
+	// cache need, and what lies behind the panel may never be used. The rows of X
+	// come into the L1 cache ahead of their use: each tile has others, and they would
+	// all miss at once, in the step that begins a cache line.
 	for u := range 4 {
 		if n := 128 / g.vb; u%n == 0 {
 			g.op("PREFETCHT1 %d(R13)", 64*(u/n))
+		}
+		for r := u; r < m; r += 4 {
+			g.op("PREFETCHT0 %s", row(r, 128))
 		}
 		g.kstep(m, u)
 	}
@@ -225,17 +230,22 @@ func (g *gen) epilogue(i int, name string) {
 	g.op("JMP tileend")
 }
 
+// row is the operand so many bytes on in row r of the tile in X.
+func row(r, bytes int) string {
+	at := fmt.Sprintf("%d(%s)", bytes, pointers[r/3])
+	if r%3 > 0 {
+		at += fmt.Sprintf("(DX*%d)", r%3)
+	}
+	return at
+}
+
 // kstep writes step u of the unrolled loop over K.
 func (g *gen) kstep(m, u int) {
 	for c := range 2 {
 		g.op("VMOVUPS %d(BX), %s", (2*u+c)*g.vb, g.v(c))
 	}
 	for r := range m {
-		at := fmt.Sprintf("%d(%s)", 4*u, pointers[r/3])
-		if r%3 > 0 {
-			at += fmt.Sprintf("(DX*%d)", r%3)
-		}
-		g.op("VBROADCASTSS %s, %s", at, g.v(2+r%2))
+		g.op("VBROADCASTSS %s, %s", row(r, 4*u), g.v(2+r%2))
 		for c := range 2 {
 			g.op("VFMADD231PS %s, %s, %s", g.v(c), g.v(2+r%2), g.v(g.acc(r, c)))
 		}
