@@ -3,7 +3,6 @@ package kernels_test
 import (
 	"fmt"
 	"math"
-	"strings"
 	"testing"
 
 	"github.com/mila-go/mila/internal/golden"
@@ -78,67 +77,50 @@ func TestGoldenRecurrences(t *testing.T) {
 // TestGoldenSix runs the paper's unified recurrence with its switches as a selective
 // scan whose B and C are keys and queries.
 func TestGoldenSix(t *testing.T) {
-	s := golden.Open(t, "linattn", true)
-	v := s.F32("six.v")
-	if v == nil {
-		t.Log("not compared: the selection has no unified recurrence")
-		return
-	}
-	const steps, heads, kd, e = 24, 2, 8, 24
-	a := make([]float32, e*kd) // (channels, states)
-	for n := range kd {
-		for c := range e {
-			a[c*kd+n] = s.F32("six.A")[n*e+c]
-		}
-	}
-	ones := make([]float32, steps*e)
-	for i := range ones {
-		ones[i] = 1
-	}
-	compared := 0
-	for _, name := range s.Names() {
-		tag, found := strings.CutSuffix(name, ".y")
-		tag, six := strings.CutPrefix(tag, "six.")
-		if !found || !six {
-			continue
-		}
-		compared++
-		has := func(letter string) bool { return strings.Contains(tag, letter+"1") }
+	goldenCases(t, "linattn", "six.", func(t *testing.T, l kernels.Level, s golden.Set, id string, c sizes) {
+		steps, heads, kd := c.int("L"), c.int("H"), c.int("d")
+		ch := heads * c.int("e")
 		q, k, groups := s.F32("six.q"), s.F32("six.k"), heads
-		if has("h") {
+		if c.int("single_head") != 0 {
 			q, k, groups = s.F32("six.q1"), s.F32("six.k1"), 1
 		}
-		for _, l := range kernels.Levels() {
-			decay := a
-			if !has("f") {
-				decay = make([]float32, len(a)) // exp(0) = 1
-			}
-			packed := kernels.NewScanA(decay, e, kd, groups)
-			shape := kernels.ScanShape{L: steps, Ch: e, N: kd, Groups: groups}
-			y, state := make([]float32, steps*e), make([]float32, kd*e)
-			kernels.Scan(l, y, state, v, s.F32("six.delta"), packed, k, q, shape, kernels.ScanOptions{NoInputGate: !has("i")})
-			if !has("n") {
-				// The sum of keys, gated for each value channel or not at all.
-				sums, z := make([]float32, steps*e), make([]float32, kd*e)
-				if !strings.HasSuffix(tag, "_zg") {
-					packed = kernels.NewScanA(make([]float32, len(a)), e, kd, groups)
-				}
-				kernels.Scan(l, sums, z, ones, s.F32("six.delta"), packed, k, q, shape, kernels.ScanOptions{NoInputGate: true})
-				for i := range y {
-					y[i] /= sums[i]
-				}
-			}
-			if has("s") {
-				for i, x := range s.F32("six.x") {
-					y[i] += s.F32("six.D")[i%e] * x
-				}
-			}
-			golden.Near(t, fmt.Sprint(l, " ", name), y, s.F32(name), 1e-5)
+		open := make([]float32, ch*kd) // exp(0) = 1
+		decay := open
+		if c.int("forget_gate") != 0 {
+			decay = transposed(s.F32("six.A"), kd, ch)
 		}
-	}
-	if compared < 30 {
-		t.Errorf("%d of the switches' combinations compared", compared)
-	}
+		shape := kernels.ScanShape{L: steps, Ch: ch, N: kd, Groups: groups}
+		y, state := make([]float32, steps*ch), make([]float32, kd*ch)
+		kernels.Scan(l, y, state, s.F32("six.v"), s.F32("six.delta"), kernels.NewScanA(decay, ch, kd, groups), k, q, shape, kernels.ScanOptions{NoInputGate: c.int("input_gate") == 0})
+		if c.int("no_norm") == 0 {
+			// The sum of keys, gated for each value channel or not at all.
+			sums, z, ones := make([]float32, steps*ch), make([]float32, kd*ch), make([]float32, steps*ch)
+			for i := range ones {
+				ones[i] = 1
+			}
+			if c.int("gated_z") == 0 {
+				decay = open
+			}
+			kernels.Scan(l, sums, z, ones, s.F32("six.delta"), kernels.NewScanA(decay, ch, kd, groups), k, q, shape, kernels.ScanOptions{NoInputGate: true})
+			for i := range y {
+				y[i] /= sums[i]
+			}
+		}
+		if c.int("shortcut") != 0 {
+			for i, x := range s.F32("six.x") {
+				y[i] += s.F32("six.D")[i%ch] * x
+			}
+		}
+		golden.Near(t, fmt.Sprint(l, " ", id, ".y"), y, s.F32(id+".y"), 1e-5)
+		// (d, H, e), the file's are (H, d, e).
+		var final []float32
+		for h := range heads {
+			for n := range kd {
+				final = append(final, state[n*ch+h*ch/heads:n*ch+(h+1)*ch/heads]...)
+			}
+		}
+		golden.Near(t, fmt.Sprint(l, " ", id, ".S"), final, s.F32(id+".S"), 1e-5)
+	})
 }
 
 func TestGoldenSSD(t *testing.T) {
