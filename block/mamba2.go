@@ -83,7 +83,7 @@ func (m *mixer2) plan(b *planner, y, u tokens, l int, conv, state []float32) {
 		}
 	}})
 	shape := kernels.RecurrenceShape{L: l, Heads: m.heads, KeyDim: m.n, Dim: m.dim, Groups: m.groups, LdQ: mixed, LdK: mixed, LdV: mixed, LdO: mixed}
-	work := kernels.ChunkedLen(level, m.n, m.dim)
+	work := kernels.ChunkedLen(m.n, m.dim)
 	b.need(work)
 	b.count(l * e * m.n * 3)
 	const few = 16 // tokens, from which on chunks are faster

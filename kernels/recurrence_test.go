@@ -10,16 +10,16 @@ import (
 	"github.com/mila-go/mila/kernels/ref"
 )
 
-// forms are the ways to compute a recurrence that has no delta rule and no gates of
+// forms are the ways to compute a recurrence that has not both a normaliser and gates of
 // key channels.
 var forms = map[string]func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions){
 	"recurrent": kernels.Recurrent,
 	"chunked": func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions) {
-		if opt.Beta != nil || opt.KeyGate != nil && opt.Sum != nil {
+		if opt.KeyGate != nil && opt.Sum != nil {
 			kernels.Recurrent(l, o, state, q, k, v, s, opt)
 			return
 		}
-		kernels.Chunked(l, o, state, q, k, v, s, opt, make([]float32, kernels.ChunkedLen(l, s.KeyDim, s.Dim)))
+		kernels.Chunked(l, o, state, q, k, v, s, opt, make([]float32, kernels.ChunkedLen(s.KeyDim, s.Dim)))
 	},
 }
 
@@ -143,7 +143,7 @@ func TestGoldenSSD(t *testing.T) {
 				}
 				shape := kernels.RecurrenceShape{L: piece[1] - piece[0], Heads: heads, KeyDim: n, Dim: d, Groups: groups}
 				o := kernels.SSDOptions{DeltaBias: s.F32(id + ".dt_bias"), Softplus: c.int("dt_softplus") != 0, D: s.F32(id + ".D"), Z: at(s.F32(id + ".z"))}
-				kernels.SSD(l, at(y), part(state, i, b), at(x), at(dt), s.F32(id+".A"), at(s.F32(id+".B")), at(s.F32(id+".C")), shape, o, make([]float32, kernels.SSDLen(l, shape)))
+				kernels.SSD(l, at(y), part(state, i, b), at(x), at(dt), s.F32(id+".A"), at(s.F32(id+".B")), at(s.F32(id+".C")), shape, o, make([]float32, kernels.SSDLen(shape)))
 			}
 		}
 		golden.Near(t, fmt.Sprint(l, " ", id, ".y"), y, s.F32(id+".y"), 2e-5)

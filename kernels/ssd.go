@@ -9,8 +9,8 @@ type SSDOptions struct {
 }
 
 // SSDLen returns the length of the work space that [SSD] needs.
-func SSDLen(l Level, s RecurrenceShape) int {
-	return ChunkedLen(l, s.KeyDim, s.Dim) + s.L*s.Heads
+func SSDLen(s RecurrenceShape) int {
+	return ChunkedLen(s.KeyDim, s.Dim) + s.L*s.Heads
 }
 
 // SSD runs the state-space recurrence of Mamba-2 (arXiv 2405.21060, equation 16):
@@ -36,7 +36,7 @@ func SSD(l Level, y, state, x, delta, a, b, c []float32, s RecurrenceShape, o SS
 		n    int
 		some bool
 	}{{"y", y, n * s.Dim, true}, {"x", x, n * s.Dim, true}, {"delta", delta, n, true}, {"a", a, s.Heads, true}, {"DeltaBias", o.DeltaBias, s.Heads, o.DeltaBias != nil},
-		{"D", o.D, s.Heads, o.D != nil}, {"Z", o.Z, n * s.Dim, o.Z != nil}, {"work", work, SSDLen(l, s), true}} {
+		{"D", o.D, s.Heads, o.D != nil}, {"Z", o.Z, n * s.Dim, o.Z != nil}, {"work", work, SSDLen(s), true}} {
 		if m.some {
 			checkLen(op, m.name, m.x, m.n)
 		}
