@@ -3,6 +3,7 @@ package bench_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/mila-go/mila/kernels"
 )
@@ -37,7 +38,7 @@ func BenchmarkRecurrence(b *testing.B) {
 			if kind.opt.Beta != nil {
 				outer = 3
 			}
-			measure(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), heads*steps*outer*d*d, func(l kernels.Level) {
+			inTurn(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), heads*steps*outer*d*d, func(l kernels.Level) {
 				kernels.Recurrent(l, o, state, q, k, v, shape, kind.opt)
 			})
 			macs := 0
@@ -52,9 +53,35 @@ func BenchmarkRecurrence(b *testing.B) {
 					macs += half*d + n*(n-1)/2*d + n*d*d
 				}
 			}
-			measure(b, fmt.Sprintf("form=chunked/kind=%s/L=%d", kind.name, steps), heads*macs, func(l kernels.Level) {
+			inTurn(b, fmt.Sprintf("form=chunked/kind=%s/L=%d", kind.name, steps), heads*macs, func(l kernels.Level) {
 				kernels.Chunked(l, o, state, q, k, v, shape, kind.opt, work)
 			})
 		}
+	}
+}
+
+// inTurn is measure with the peak taken in between, every other millisecond: clocks
+// and neighbours change a core's speed within a run.
+func inTurn(b *testing.B, name string, macs int, f func(l kernels.Level)) {
+	for _, l := range kernels.Levels() {
+		b.Run(fmt.Sprintf("isa=%v/%s", l, name), func(b *testing.B) {
+			f(l)
+			var done int
+			var busy time.Duration
+			last := time.Now()
+			for b.Loop() {
+				f(l)
+				if time.Since(last) < time.Millisecond {
+					continue
+				}
+				b.StopTimer()
+				start := time.Now()
+				done += kernels.MultiplyAdds(l, 1<<17)
+				busy += time.Since(start)
+				b.StartTimer()
+				last = time.Now()
+			}
+			report(b, macs, 2*float64(done)/busy.Seconds()/1e9)
+		})
 	}
 }

@@ -146,7 +146,7 @@ var causalMask, ones = func() (m [recurrenceChunk * recurrenceChunk]float32, row
 // so many channels. It is the same at every level.
 func ChunkedLen(keyDim, dim int) int {
 	const t = recurrenceChunk
-	return t*(2*keyDim+dim) + 2*t*max(t, keyDim) + 4*t + keyDim
+	return t*(2*keyDim+2*dim) + 2*t*max(t, keyDim) + 4*t + keyDim
 }
 
 // Chunked computes what [Recurrent] does, but for a normaliser beside gates of key
@@ -195,7 +195,7 @@ const fewTokens = 8
 // chunk advances head h by up to n tokens from t0 on and returns by how many.
 //
 // Rows of the arguments often lie a power of two apart, where they share few sets of
-// the L1 cache: each is read once, and copied or turned. Products with a turned
+// the L1 cache: each is touched once, and copied or turned. Products with a turned
 // operand are sums of outer products, for which neither values nor state are packed.
 func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *RecurrenceOptions, work []float32, t0, n, h int) int {
 	const most = recurrenceChunk
@@ -204,7 +204,7 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 		part, work = work[:n:n], work[n:]
 		return part
 	}
-	keys, values, turned := take(most*kd), take(most*d), take(most*kd)
+	keys, values, results, turned := take(most*kd), take(most*d), take(most*d), take(most*kd)
 	products := take(most * max(most, kd)) // of keys, the rows, and queries; and, before, rows to turn
 	decay := take(most * max(most, kd))    // exp(G_i - G_j), laid out as products, or of key channels exp(G)
 	factors, out, in, ends, total := take(most), take(most), take(most), take(most), take(kd)
@@ -245,12 +245,13 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 			factors[i] = opt.HeadGate[(t0+i)*s.Heads+h]
 		}
 		Exp(l, factors[:n], factors[:n])
-		headDecays(mask, out, in, factors[:n], nr)
+		headDecays(l, mask, out, in, factors[:n], nr)
 	case keyed:
 		rise := turned[:n*kd]
-		for i, g := range decay[:n*kd] {
-			rise[i] = -g
+		for i := range n {
+			factors[i] = -1
 		}
+		scaleRows(l, rise, kd, decay, kd, n, kd, factors)
 		Exp(l, rise, rise)
 		Mul(l, keys[:n*kd], keys[:n*kd], rise)
 		Exp(l, decay[:n*kd], decay[:n*kd])
@@ -269,7 +270,7 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 	}
 	// read adds to y what x, times f, reads from the state before the chunk, and then
 	// fills products with (f x)·keys.
-	read := func(y []float32, ldy int, x []float32, ldx int, f, mask []float32) {
+	read := func(y, x []float32, ldx int, f, mask []float32) {
 		if gated {
 			Mul(l, ends[:n], f, out[:n])
 			turn(x, ldx, ends)
@@ -277,7 +278,7 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 			turn(x, ldx, f)
 		}
 		for i := 0; i < n; i += nr {
-			outerSum(l, y[i*ldy:], ldy, turned[i*kd:], nr, S, d, kd, min(nr, n-i), d)
+			outerSum(l, y[i*d:], d, turned[i*kd:], nr, S, d, kd, min(nr, n-i), d)
 		}
 		if gated {
 			turn(x, ldx, f)
@@ -300,18 +301,18 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 		for i := range n {
 			factors[i] = -factors[i]
 		}
-		read(values, d, kc, s.LdK, factors[:n], mask)
+		read(values, kc, s.LdK, factors[:n], mask)
 		solve(l, values, d, products, n)
 	}
 
+	clear(results[:n*d])
 	for i := range n {
 		factors[i] = s.Scale
-		clear(oc[i*s.LdO : i*s.LdO+d])
 	}
 	if opt.Sum != nil {
 		mask = causalMask[:] // keys do not decay in the normaliser
 	}
-	read(oc, s.LdO, qc, s.LdQ, factors[:n], mask)
+	read(results, qc, s.LdQ, factors[:n], mask)
 	if opt.Sum != nil {
 		for i := range n {
 			ends[i] = opt.Eps
@@ -332,10 +333,13 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 	}
 	for i := 0; i < n; i += nr {
 		cols := min(nr, n-i)
-		outerSum(l, oc[i*s.LdO:], s.LdO, products[i:], most, values, d, i+cols, cols, d)
+		outerSum(l, results[i*d:], d, products[i:], most, values, d, i+cols, cols, d)
 	}
 	if opt.Sum != nil {
-		scaleRows(l, oc, s.LdO, oc, s.LdO, n, d, ends)
+		scaleRows(l, results, d, results, d, n, d, ends)
+	}
+	for i := range n {
+		copy(oc[i*s.LdO:i*s.LdO+d], results[i*d:])
 	}
 
 	if gated {
@@ -355,24 +359,31 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 // headDecays fills decay with the products of the gates behind token j, the row, up to
 // token i; out with those from the first up to each, and in with those behind each. What
 // a panel of nr columns reads on the left of the diagonal is 0.
-func headDecays(decay, out, in, gates []float32, nr int) {
-	const most = recurrenceChunk
+func headDecays(l Level, decay, out, in, gates []float32, nr int) {
+	const most, block = recurrenceChunk, 8
 	n := len(gates)
-	for j := n - 1; j >= 0; j-- {
-		row := decay[j*most : j*most+n]
-		clear(row[j/nr*nr : j])
-		row[j] = 1
-		if j+1 < n {
-			gate, next := gates[j+1], decay[(j+1)*most:(j+1)*most+n]
-			for i := j + 1; i < n; i++ {
-				row[i] = gate * next[i]
+	for j0 := (n - 1) / block * block; j0 >= 0; j0 -= block {
+		j1 := min(n, j0+block)
+		for j := j0; j < j1; j++ {
+			row := decay[j*most : j*most+n]
+			clear(row[j/nr*nr : j])
+			product := float32(1)
+			for i := j; i < j1; i++ {
+				if i > j {
+					product *= gates[i]
+				}
+				row[i] = product
 			}
+			in[j] = product * gates[min(j1, n-1)] // up to the next block's first
 		}
-		in[j] = row[n-1]
+		if j1 < n { // times the decays behind that
+			scaleRows(l, decay[j0*most+j1:], most, decay[j1*most+j1:], 0, j1-j0, n-j1, in[j0:])
+		}
+		for j := j0; j < j1; j++ {
+			in[j] = decay[j*most+n-1]
+		}
 	}
-	for i, v := range decay[:n] {
-		out[i] = gates[0] * v
-	}
+	scaleRows(l, out, n, decay, 0, 1, n, gates)
 }
 
 // solve adds to each row i of w, of d channels, Σ_{j<i} a[j, i] w_j, from the first row
@@ -393,24 +404,31 @@ func solve(l Level, w []float32, d int, a []float32, n int) {
 // keyGates fills g, n rows of KeyDim, with the sums of the gates from t0 on, and
 // returns how many tokens pass before one is beyond what exp can take both ways.
 func keyGates(l Level, g []float32, s *RecurrenceShape, opt *RecurrenceOptions, t0, n, h int) int {
-	const limit = 40
+	const sign = 1 << 31
+	limit := int32(math.Float32bits(40))
 	kd := s.KeyDim
 	for i := range n {
-		row := g[i*kd : (i+1)*kd]
-		copy(row, opt.KeyGate[((t0+i)*s.Heads+h)*kd:])
+		row, gates := g[i*kd:(i+1)*kd], opt.KeyGate[((t0+i)*s.Heads+h)*kd:][:kd]
+		if i > 0 {
+			Add(l, row, gates, g[(i-1)*kd:i*kd])
+		} else {
+			copy(row, gates)
+		}
 		if opt.HeadGate != nil {
 			gate := opt.HeadGate[(t0+i)*s.Heads+h]
 			for a := range row {
 				row[a] += gate
 			}
 		}
-		if i > 0 {
-			Add(l, row, row, g[(i-1)*kd:i*kd])
-		}
+	}
+	for i := range n { // apart from the sums, so that these wait for memory together
+		row := g[i*kd : (i+1)*kd]
+		beyond := int32(0) // negative once an absolute value is, as bits, with NaN
 		for _, v := range row {
-			if !(v >= -limit && v <= limit) { // NaN too
-				return i
-			}
+			beyond |= limit - int32(math.Float32bits(v)&^sign)
+		}
+		if beyond < 0 {
+			return i
 		}
 	}
 	return n

@@ -3,6 +3,7 @@ package kernels_test
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/mila-go/mila/internal/golden"
@@ -239,4 +240,126 @@ func TestRecurrenceSpecialValues(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestRecurrenceGates runs gates above 0, in whose steps the state grows, and asserts
+// what becomes of a NaN among gates.
+func TestRecurrenceGates(t *testing.T) {
+	eachLevel(t, func(e *testEnv) {
+		s := kernels.RecurrenceShape{L: 90, Heads: 2, KeyDim: 9, Dim: 11}
+		q, k, v := e.random(s.L*s.Heads*s.KeyDim), e.random(s.L*s.Heads*s.KeyDim), e.random(s.L*s.Heads*s.Dim)
+		head, key := e.random(s.L*s.Heads), e.random(s.L*s.Heads*s.KeyDim)
+		for name, form := range forms {
+			for kind, opt := range map[string]kernels.RecurrenceOptions{"heads": {HeadGate: head}, "keys": {KeyGate: key}, "both": {HeadGate: head, KeyGate: key}} {
+				for _, more := range []float32{0.3, 5, 100} {
+					gates := opt
+					for _, x := range []*[]float32{&gates.HeadGate, &gates.KeyGate} {
+						if *x != nil {
+							*x = copyOf(*x)
+							for i := range *x { // mostly above 0
+								(*x)[i] = (*x)[i]*0.1 + more/float32(s.L)
+							}
+							(*x)[len(*x)/2] = more
+						}
+					}
+					o, state := make([]float32, s.L*s.Heads*s.Dim), make([]float32, s.Heads*s.KeyDim*s.Dim)
+					want, wstate := copyOf(o), copyOf(state)
+					form(e.level, o, state, q, k, v, s, gates)
+					ref.Recurrence(want, wstate, q, k, v, s, gates)
+					what := fmt.Sprintf("%s, gates of %s up to %v", name, kind, more)
+					if more == 100 { // beyond float32 in the end, of the definition's sums too
+						for i, x := range wstate {
+							if g := float64(state[i]); math.Abs(float64(x)) > 1e38 && !(math.Abs(g) > 1e37 || math.IsNaN(g)) {
+								e.t.Fatalf("%v %s: state %d is %v, want %v", e.level, what, i, g, x)
+							}
+						}
+						continue
+					}
+					e.near(what+" o", o, want, 5e-5)
+					e.near(what+" state", state, wstate, 5e-5)
+				}
+				bad := opt // a NaN in head 1 at token 40
+				for x, at := range map[*[]float32]int{&bad.HeadGate: 40*s.Heads + 1, &bad.KeyGate: (40*s.Heads + 1) * s.KeyDim} {
+					if *x != nil {
+						*x = copyOf(*x)
+						(*x)[at] = float32(math.NaN())
+					}
+				}
+				o, state := make([]float32, s.L*s.Heads*s.Dim), make([]float32, s.Heads*s.KeyDim*s.Dim)
+				form(e.level, o, state, q, k, v, s, bad)
+				for i, x := range o {
+					if nan := math.IsNaN(float64(x)); i/s.Dim%2 == 0 && nan || i/s.Dim%2 == 1 && i/s.Dim/2 >= 40 && !nan {
+						e.t.Fatalf("%v %s: gates of %s with a NaN: o of token %d, head %d is %v", e.level, name, kind, i/s.Dim/2, i/s.Dim%2, x)
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestRecurrenceShapesAreChecked calls the operations with wrong shapes; each must
+// panic with a message that names the operation and the argument, before it writes.
+func TestRecurrenceShapesAreChecked(t *testing.T) {
+	x := make([]float32, 64)
+	work := make([]float32, kernels.ChunkedLen(4, 4)+4)
+	run := func(op func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions), state []float32, f func(s *kernels.RecurrenceShape, opt *kernels.RecurrenceOptions)) func() {
+		return func() {
+			s, opt := kernels.RecurrenceShape{L: 2, Heads: 2, KeyDim: 4, Dim: 4}, kernels.RecurrenceOptions{}
+			f(&s, &opt)
+			op(kernels.Auto, x, state, x, x, x, s, opt)
+		}
+	}
+	chunked := func(work []float32) func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions) {
+		return func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions) {
+			kernels.Chunked(l, o, state, q, k, v, s, opt, work)
+		}
+	}
+	type shape = kernels.RecurrenceShape
+	type options = kernels.RecurrenceOptions
+	ssd := func(state []float32, f func(s *shape, o *kernels.SSDOptions)) func() {
+		return func() {
+			s, o := shape{L: 2, Heads: 2, KeyDim: 4, Dim: 4}, kernels.SSDOptions{}
+			f(&s, &o)
+			kernels.SSD(kernels.Auto, x, state, x, x, x, x, x, s, o, work)
+		}
+	}
+	for name, f := range map[string]func(){
+		"Recurrent: state has 31":   run(kernels.Recurrent, x[:31], func(*shape, *options) {}),
+		"Chunked: state has 31":     run(chunked(work), x[:31], func(*shape, *options) {}),
+		"Chunked: work":             run(chunked(work[:9]), x, func(*shape, *options) {}),
+		"Chunked: gates of key":     run(chunked(work), x, func(s *shape, o *options) { o.KeyGate, o.Sum = x, x }),
+		"Recurrent: heads of 257":   run(kernels.Recurrent, x, func(s *shape, _ *options) { s.KeyDim = 257 }),
+		"Recurrent: 2 heads do":     run(kernels.Recurrent, x, func(s *shape, _ *options) { s.Groups = 3 }),
+		"Recurrent: heads [0, 3)":   run(kernels.Recurrent, x, func(s *shape, _ *options) { s.Head1 = 3 }),
+		"Recurrent: negative":       run(kernels.Recurrent, x, func(s *shape, _ *options) { s.L = -1 }),
+		"Recurrent: q has":          run(kernels.Recurrent, x, func(s *shape, _ *options) { s.L = 9 }),
+		"Recurrent: HeadGate has 3": run(kernels.Recurrent, x, func(_ *shape, o *options) { o.HeadGate = x[:3] }),
+		"Recurrent: KeyGate has 15": run(kernels.Recurrent, x, func(_ *shape, o *options) { o.KeyGate = x[:15] }),
+		"Recurrent: Beta has 3":     run(kernels.Recurrent, x, func(_ *shape, o *options) { o.Beta = x[:3] }),
+		"Recurrent: Sum has 7":      run(kernels.Recurrent, x, func(_ *shape, o *options) { o.Sum = x[:7] }),
+		"Recurrent: rows of v":      run(kernels.Recurrent, x, func(s *shape, _ *options) { s.LdV = 7 }),
+		"SSD: Z has 15":             ssd(x, func(_ *shape, o *kernels.SSDOptions) { o.Z = x[:15] }),
+		"SSD: DeltaBias has 1":      ssd(x, func(_ *shape, o *kernels.SSDOptions) { o.DeltaBias = x[:1] }),
+		"SSD: state has 31":         ssd(x[:31], func(*shape, *kernels.SSDOptions) {}),
+		"SSD: work": func() {
+			kernels.SSD(kernels.Auto, x, x, x, x, x, x, x, shape{L: 2, Heads: 2, KeyDim: 4, Dim: 4}, kernels.SSDOptions{}, work[:9])
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if msg, _ := recover().(string); !strings.Contains(msg, name) {
+					t.Errorf("panic %q, want one that contains %q", msg, name)
+				}
+				for i, v := range x {
+					if v != 0 {
+						t.Fatalf("element %d was written before the check", i)
+					}
+				}
+			}()
+			f()
+		})
+	}
+	// L = 0 does nothing.
+	kernels.SSD(kernels.Auto, nil, x, nil, nil, x, nil, nil, shape{Heads: 2, KeyDim: 4, Dim: 4}, kernels.SSDOptions{}, work)
+	kernels.Chunked(kernels.Auto, nil, x, nil, nil, nil, shape{Heads: 2, KeyDim: 4, Dim: 4}, options{}, work)
 }
