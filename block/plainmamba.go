@@ -2,6 +2,7 @@ package block
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/mila-go/mila/kernels"
 )
@@ -15,9 +16,10 @@ import (
 //
 // All paths share δ, A, B, C and D, but for a vector that tells B the direction of
 // the path's step. As in the official code, path o brings the x of its tokens in
-// its order while δ, B and C stay in the order of rows. Checked against an
-// independent implementation in float64; no released weights were at hand, so names
-// and shapes follow the published code.
+// its order while δ, B and C stay in the order of rows, and the bias of δ's projection
+// counts twice, since both the projection and the scan add it. Checked against an
+// independent implementation in float64; no released weights were at hand, so names,
+// shapes and the order of operations follow the published code.
 type PlainMamba struct {
 	Dim        int // channels of a token
 	Depth      int
@@ -132,7 +134,11 @@ func (c PlainMamba) layer(l *loader, p string, local bool) plainLayer {
 	logs := l.vector(p+"A_log", e, n)
 	y.scan = scanParams{rank: rank, n: n, a: l.scanA(logs, e, n), d: l.vector(p+"D", e)}
 	y.scan.dt = l.linear(p+"dt_proj", e, rank, true, nil)
-	y.scan.dtBias, y.scan.dt.b = y.scan.dt.b, nil // the scan adds it
+	y.scan.dtBias = slices.Clone(y.scan.dt.b)
+	for i := range y.scan.dtBias {
+		y.scan.dtBias[i] *= 2
+	}
+	y.scan.dt.b = nil // it is added with δ
 	y.direction = l.vector(p+"direction_Bs", plainPaths+1, n)
 	y.out = l.linear(p+"out_proj", c.Dim, e, true, nil)
 	return y
