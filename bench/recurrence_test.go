@@ -2,6 +2,7 @@ package bench_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -60,28 +61,52 @@ func BenchmarkRecurrence(b *testing.B) {
 	}
 }
 
-// inTurn is measure with the peak taken in between, every other millisecond: clocks
-// and neighbours change a core's speed within a run.
+// inTurn is measure with medians of short turns, the loop's and the peak's.
 func inTurn(b *testing.B, name string, macs int, f func(l kernels.Level)) {
 	for _, l := range kernels.Levels() {
 		b.Run(fmt.Sprintf("isa=%v/%s", l, name), func(b *testing.B) {
-			f(l)
-			var done int
-			var busy time.Duration
-			last := time.Now()
-			for b.Loop() {
-				f(l)
-				if time.Since(last) < time.Millisecond {
-					continue
-				}
-				b.StopTimer()
-				start := time.Now()
-				done += kernels.MultiplyAdds(l, 1<<17)
-				busy += time.Since(start)
-				b.StartTimer()
-				last = time.Now()
-			}
-			report(b, macs, 2*float64(done)/busy.Seconds()/1e9)
+			seconds, peak := turns(b, l, func() { f(l) })
+			b.ReportMetric(2*float64(macs)/seconds/1e9, "GFLOP/s")
+			b.ReportMetric(200*float64(macs)/seconds/1e9/peak, "%peak")
 		})
 	}
+}
+
+// turns runs the loop of a benchmark and measures the peak every other millisecond,
+// since clocks and neighbours change a core's speed within a run. It returns the median
+// time of a call, and the median peak in GFLOP/s.
+func turns(b *testing.B, l kernels.Level, f func()) (seconds, peak float64) {
+	var calls, peaks []float64
+	sample := func() {
+		const n = 1 << 15
+		start := time.Now()
+		done := kernels.MultiplyAdds(l, n)
+		peaks = append(peaks, 2*float64(done)/time.Since(start).Seconds()/1e9)
+	}
+	f()
+	sample()
+	start, n := time.Now(), 0
+	turn := func() {
+		calls = append(calls, time.Since(start).Seconds()/float64(n))
+		sample()
+	}
+	for b.Loop() {
+		f()
+		n++
+		if time.Since(start) < time.Millisecond {
+			continue
+		}
+		b.StopTimer()
+		turn()
+		b.StartTimer()
+		start, n = time.Now(), 0
+	}
+	if n > 0 {
+		turn()
+	}
+	median := func(x []float64) float64 {
+		slices.Sort(x)
+		return x[len(x)/2]
+	}
+	return median(calls), median(peaks)
 }
