@@ -82,12 +82,17 @@ func newPlot(title string) *plot.Plot {
 	return p
 }
 
-// majorTicks labels the round numbers only.
+// majorTicks are the multiples of 1, 2 or 5 times a power of ten, four to ten of them.
 var majorTicks = plot.TickerFunc(func(low, high float64) (ticks []plot.Tick) {
-	for _, t := range (plot.DefaultTicks{}).Ticks(low, high) {
-		if !t.IsMinor() {
-			ticks = append(ticks, plot.Tick{Value: t.Value, Label: fmt.Sprint(t.Value)})
+	step := math.Pow(10, math.Floor(math.Log10((high-low)/4)))
+	for _, f := range []float64{5, 2} {
+		if (high-low)/(f*step) >= 4 {
+			step *= f
+			break
 		}
+	}
+	for i := math.Ceil(low / step); i*step <= high; i++ {
+		ticks = append(ticks, plot.Tick{Value: i * step, Label: fmt.Sprint(i * step)})
 	}
 	return ticks
 })

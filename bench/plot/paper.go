@@ -63,6 +63,7 @@ func (r *paperResults) speed(title, axis string, ms func(paperRow) float64) (*pl
 	p.X.Min, p.Y.Min, p.Y.Max = 0, 77.5, 85.7
 	p.X.Tick.Marker, p.Y.Tick.Marker = majorTicks, majorTicks
 	var names plotter.XYLabels
+	var families []string
 	most := 0.0
 	for at := 0; at < len(r.Figure); {
 		group := r.Figure[at].Group
@@ -72,6 +73,7 @@ func (r *paperResults) speed(title, axis string, ms func(paperRow) float64) (*pl
 			if x := ms(w); x > 0 {
 				xys = append(xys, plotter.XY{X: x, Y: w.Top1})
 				names.XYs, names.Labels = append(names.XYs, plotter.XY{X: x, Y: w.Top1}), append(names.Labels, w.Label)
+				families = append(families, group)
 				most = max(most, x)
 			}
 		}
@@ -93,6 +95,14 @@ func (r *paperResults) speed(title, axis string, ms func(paperRow) float64) (*pl
 	for i := range labels.TextStyle {
 		s := &labels.TextStyle[i]
 		s.Font.Size, s.YAlign = 9, draw.YTop
+		switch families[i] { // out of each other's way
+		case "MILA":
+			s.XAlign, s.YAlign = draw.XRight-0.3, draw.YBottom+0.4
+		case "VMamba":
+			s.YAlign = draw.YTop + 0.2
+		case "LocalVMamba":
+			s.XAlign, s.YAlign = 0.18, draw.YTop-0.1
+		}
 	}
 	labels.Offset = vg.Point{X: 4, Y: -3}
 	p.Add(labels)
