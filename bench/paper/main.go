@@ -10,6 +10,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -90,6 +91,9 @@ func run(dir string, rounds, threads int, add bool) error {
 		if err := r.add(path); err != nil {
 			return err
 		}
+	}
+	if rounds == 0 && !add {
+		return errors.New("no rounds, and none of an earlier run to add to")
 	}
 	for _, group := range [][]*row{figure, slices.Concat(tables[0], tables[1])} {
 		if err := measure(group, rounds, threads); err != nil {
@@ -205,7 +209,7 @@ func (r *results) markdown() string {
 		}
 		fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.1f | %s | **%.1f** | %.1f to %.1f | %.1f |\n", w.Label, w.M, w.G, w.Top1, gpu, w.median(), slices.Min(w.MS), slices.Max(w.MS), 1e3/w.median())
 	}
-	b.WriteString("\nThe GPU's times are throughputs of batches, whose size the paper does not tell, with each model's own kernels. There, rearranging\ntokens for a scan's directions is copying, and products are nearly free; here directions are orders in which the same kernel\nvisits the tokens, and times follow the number of operations. Where the order here is another than on the GPU, by more than\na tenth there and here:\n\n")
+	b.WriteString("\nThe paper does not state the batch of its GPU times. On a GPU, rearranging tokens for the directions of a scan means copying\nthem; here directions are orders in which the kernel visits the tokens, and times mostly follow the number of operations.\nWhere the order here is another than on the GPU, by more than a tenth there and here:\n\n")
 	inversions(&b, r.Figure, 1.1, func(w *row) float64 { return w.GPU })
 	for i, t := range [][]*row{r.Table1, r.Table2} {
 		fmt.Fprintf(&b, "\n## Table %d\n", i+1)

@@ -100,13 +100,15 @@ func (r *paperResults) speed(title, axis string, ms func(paperRow) float64) (*pl
 			s.XAlign, s.YAlign = draw.XRight-0.3, draw.YBottom+0.4
 		case "VMamba":
 			s.YAlign = draw.YTop + 0.2
+		case "EfficientVMamba":
+			s.YAlign = draw.YTop - 0.7
 		case "LocalVMamba":
 			s.XAlign, s.YAlign = 0.18, draw.YTop-0.1
 		}
 	}
 	labels.Offset = vg.Point{X: 4, Y: -3}
 	p.Add(labels)
-	p.X.Max = most * 1.22 // for the last name
+	p.X.Max = most * 1.25 // for the last name
 	return p, nil
 }
 
