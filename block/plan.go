@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/mila-go/mila/internal/hugepage"
 	"github.com/mila-go/mila/kernels"
 )
 
@@ -89,8 +90,8 @@ func newPlanner(level kernels.Level, pool *pool, batch, h, w int) *planner {
 // finish allocates the buffers.
 func (b *planner) finish() *Plan {
 	p := b.Plan
-	p.arena = make([]float32, b.arenaLen)
-	p.scratch = make([]float32, p.perWorker*b.threads)
+	p.arena = hugepage.Floats(b.arenaLen)
+	p.scratch = hugepage.Floats(p.perWorker * b.threads)
 	return p
 }
 

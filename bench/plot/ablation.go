@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -12,8 +11,8 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// ablated is what the figures need of ablation.json.
-type ablated struct {
+// ablationResults is what the figures need of ablation.json.
+type ablationResults struct {
 	Date, CPU, Level string
 	Rows             []struct {
 		Name  string
@@ -26,28 +25,26 @@ type ablated struct {
 	}
 }
 
-func ablation(dir string, data []byte) error {
-	var r ablated
-	if err := json.Unmarshal(data, &r); err != nil {
-		return err
-	}
+// draw draws ablation-speed.png and ablation-gates.png.
+func (r *ablationResults) draw(dir string) error {
 	p, err := r.speed()
 	if err == nil {
-		err = save(p, 24, 15, filepath.Join(dir, "ablation-speed.png"))
+		err = save(24, 15, filepath.Join(dir, "ablation-speed.png"), p)
 	}
 	if err == nil {
 		p, err = r.gates()
 	}
 	if err == nil {
-		err = save(p, 20, 10, filepath.Join(dir, "ablation-gates.png"))
+		err = save(20, 10, filepath.Join(dir, "ablation-gates.png"), p)
 	}
 	return err
 }
 
 // speed draws the mean over seeds of each row with all of its seeds.
-func (r *ablated) speed() (*plot.Plot, error) {
+func (r *ablationResults) speed() (*plot.Plot, error) {
 	p := newPlot(fmt.Sprintf("Top-1 on Tiny ImageNet against speed: the mean of each row's seeds, and each seed\n%s, one thread, %s, %s", r.CPU, r.Level, r.Date))
 	p.X.Label.Text, p.Y.Label.Text = "images/s", "top-1 in per cent"
+	p.X.Tick.Marker, p.Y.Tick.Marker = majorTicks, majorTicks
 	g := plotter.NewGrid()
 	g.Vertical.Color, g.Horizontal.Color = grid, grid
 	p.Add(g)
@@ -103,10 +100,11 @@ func (r *ablated) speed() (*plot.Plot, error) {
 }
 
 // gates draws the mean forget gate of each layer and its deciles over channels.
-func (r *ablated) gates() (*plot.Plot, error) {
+func (r *ablationResults) gates() (*plot.Plot, error) {
 	p := newPlot("The average forget gate of each layer, and the deciles over channels and key channels")
 	p.Y.Label.Text = "exp(Δ A)"
 	p.Y.Min, p.Y.Max = 0, 1
+	p.Y.Tick.Marker = majorTicks
 	g := plotter.NewGrid()
 	g.Vertical.Width = 0
 	g.Horizontal.Color = grid
