@@ -2,7 +2,6 @@
 as SHIPPED/ROW.safetensors, and what tests expect of them: the logits that the shipped weights give for a photograph,
 and the values of the recurrence behind the forget gate."""
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,15 @@ from PIL import Image
 import data
 import scan
 from ablation import ROWS, build
-from export import logits, write
+from export import logits, metadata, weights, write
 
 
-def metadata(held, folder):
-    wnids, labels = data.labels(folder)
-    config = held["config"]
+def described(held, folder):
+    architecture = {"architecture": "linear attention"}
     if held["row"] == "mila":
-        config = {"architecture": "mila", "qkv_bias": True, "in_chans": 3, **config}
-    else:
-        config = {"architecture": "linear attention", **config}
-    return {"config": json.dumps({
-        **config, "row": held["row"], "seed": held["seed"], "epochs": held["epochs"],
-        "preprocess": {"resize_short": data.SIDE, "crop": data.SIDE, "interpolation": "bicubic", "mean": data.MEAN, "std": data.STD},
-        "labels": [l.split(",")[0] for l in labels], "wnids": wnids}, separators=(",", ":"))}
+        architecture = {"architecture": "mila", "qkv_bias": True, "in_chans": 3}
+    return metadata({**architecture, **held["config"], **{k: held[k] for k in ("row", "seed", "epochs")}}, data.SIDE, folder)
+
 
 def recurrence():
     """Random arguments of the scan, as its kernels take them, and its values."""
@@ -52,10 +46,10 @@ def main():
     for row in ROWS:
         for path in sorted(Path(args.out).glob(f"{row}-[0-9]/ema.pt")):
             held = torch.load(path, map_location="cpu")
-            weights = {k: v.numpy() for k, v in held["weights"].items() if not k.endswith("num_batches_tracked")}
-            write(args.runs / f"{row}-{held['seed']}.safetensors", weights, metadata(held, args.data))
+            file = weights(held), described(held, args.data)
+            write(args.runs / f"{row}-{held['seed']}.safetensors", *file)
             if held["seed"] == args.ship and args.shipped:
-                write(args.shipped / f"{row}.safetensors", weights, metadata(held, args.data))
+                write(args.shipped / f"{row}.safetensors", *file)
                 if args.photo:
                     model = build(ROWS[row]).eval()
                     model.load_state_dict({k: v.float() for k, v in held["weights"].items()}, strict=False)
