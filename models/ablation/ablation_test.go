@@ -25,6 +25,10 @@ func TestLogits(t *testing.T) {
 		t.Fatal(err)
 	}
 	x, size := make([]float32, 3*64*64), 0
+	levels := kernels.Levels()
+	if testing.Short() {
+		levels = levels[len(levels)-1:]
+	}
 	for _, row := range ablation.Rows {
 		name := ablation.Prefix + row
 		if !slices.Contains(models.Shipped(), name) {
@@ -45,7 +49,7 @@ func TestLogits(t *testing.T) {
 		if config["row"] != row || config["seed"] == nil {
 			t.Errorf("%s: the file is of row %v, seed %v", name, config["row"], config["seed"])
 		}
-		for _, level := range kernels.Levels() {
+		for _, level := range levels {
 			m, err := models.Open(name, models.Options{Level: level})
 			if err != nil {
 				t.Fatal(err)
@@ -66,7 +70,7 @@ func TestLogits(t *testing.T) {
 				t.Fatal(err)
 			}
 			golden.Near(t, name+" at "+level.String(), got, want.F32("logits."+row), 2e-5)
-			size += 2 * a.Params() / len(kernels.Levels())
+			size += 2 * a.Params() / len(levels)
 		}
 	}
 	if size > 25e6 {
