@@ -1,9 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
-	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -40,7 +41,8 @@ func (r *ablationResults) draw(dir string) error {
 	return err
 }
 
-// speed draws the mean over seeds of each row with all of its seeds.
+// speed draws the mean over seeds of each row, and each seed. A row far below the
+// others stands at the lower edge, with its accuracy in its name.
 func (r *ablationResults) speed() (*plot.Plot, error) {
 	p := newPlot(fmt.Sprintf("Top-1 on Tiny ImageNet against speed: the mean of each row's seeds, and each seed\n%s, one thread, %s, %s", r.CPU, r.Level, r.Date))
 	p.X.Label.Text, p.Y.Label.Text = "images/s", "top-1 in per cent"
@@ -48,34 +50,46 @@ func (r *ablationResults) speed() (*plot.Plot, error) {
 	g := plotter.NewGrid()
 	g.Vertical.Color, g.Horizontal.Color = grid, grid
 	p.Add(g)
+	var all []float64
+	for _, w := range r.Rows {
+		for _, s := range w.Seeds {
+			all = append(all, 100*s.Top1)
+		}
+	}
+	if len(all) == 0 {
+		return nil, errors.New("no accuracies")
+	}
+	low := 100.0
+	for _, y := range all {
+		if y > median(all)/2 {
+			low = min(low, y)
+		}
+	}
+	low = math.Floor(low) - 2
 	var seeds plotter.XYs
 	var labels plotter.XYLabels
 	for _, w := range r.Rows {
 		if len(w.Seeds) == 0 {
 			continue
 		}
-		us := slices.Sorted(slices.Values(w.US))
-		at, mean := 1e6/us[len(us)/2], 0.0
-		low, high := 100*w.Seeds[0].Top1, 100*w.Seeds[0].Top1
+		at, mean, name := 1e6/median(w.US), 0.0, w.Name
 		for _, s := range w.Seeds {
 			mean += 100 * s.Top1 / float64(len(w.Seeds))
-			low, high = min(low, 100*s.Top1), max(high, 100*s.Top1)
-			seeds = append(seeds, plotter.XY{X: at, Y: 100 * s.Top1})
+			if y := 100 * s.Top1; y > low {
+				seeds = append(seeds, plotter.XY{X: at, Y: y})
+			}
 		}
-		labels.XYs = append(labels.XYs, plotter.XY{X: at, Y: mean})
-		labels.Labels = append(labels.Labels, w.Name)
-		line, err := plotter.NewLine(plotter.XYs{{X: at, Y: low}, {X: at, Y: high}})
-		if err != nil {
-			return nil, err
+		if mean < low {
+			name = fmt.Sprintf("%s: %.1f", name, mean)
 		}
-		line.Color, line.Width = rgb(0x56b4e9), 1.5
-		p.Add(line)
+		labels.XYs = append(labels.XYs, plotter.XY{X: at, Y: max(low, mean)})
+		labels.Labels = append(labels.Labels, name)
 	}
 	for _, points := range []struct {
 		xys    plotter.XYs
 		color  uint32
 		radius vg.Length
-	}{{seeds, 0x56b4e9, 2.5}, {labels.XYs, 0xd55e00, 4.5}} {
+	}{{labels.XYs, 0xd55e00, 4.5}, {seeds, 0x56b4e9, 2}} {
 		s, err := plotter.NewScatter(points.xys)
 		if err != nil {
 			return nil, err
@@ -88,14 +102,13 @@ func (r *ablationResults) speed() (*plot.Plot, error) {
 		return nil, err
 	}
 	for i := range names.TextStyle {
-		names.TextStyle[i].Font.Size = 10
-		names.TextStyle[i].YAlign = draw.YCenter
+		s := &names.TextStyle[i]
+		s.Font.Size, s.XAlign, s.YAlign = 10, draw.XCenter, draw.YBottom
 	}
-	names.Offset.X = 7
+	names.Offset.Y = 6
 	p.Add(names)
-	width := p.X.Max - p.X.Min
-	p.X.Min -= 0.05 * width
-	p.X.Max += 0.12 * width // names stand to the right of their points
+	p.X.Min, p.X.Max = math.Floor(p.X.Min/100)*100, math.Ceil(p.X.Max/100)*100
+	p.Y.Min, p.Y.Max = low, p.Y.Max+1
 	return p, nil
 }
 

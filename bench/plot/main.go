@@ -16,6 +16,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -83,6 +84,11 @@ func newPlot(title string) *plot.Plot {
 	return p
 }
 
+func median(x []float64) float64 {
+	x = slices.Sorted(slices.Values(x))
+	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
+}
+
 // majorTicks are the multiples of 1, 2 or 5 times a power of ten, four to ten of them.
 var majorTicks = plot.TickerFunc(func(low, high float64) (ticks []plot.Tick) {
 	step := math.Pow(10, math.Floor(math.Log10((high-low)/4)))
@@ -93,7 +99,7 @@ var majorTicks = plot.TickerFunc(func(low, high float64) (ticks []plot.Tick) {
 		}
 	}
 	for i := math.Ceil(low / step); i*step <= high; i++ {
-		ticks = append(ticks, plot.Tick{Value: i * step, Label: fmt.Sprint(i * step)})
+		ticks = append(ticks, plot.Tick{Value: i * step, Label: fmt.Sprintf("%.6g", i*step)})
 	}
 	return ticks
 })
