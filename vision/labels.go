@@ -33,13 +33,17 @@ func TopK(probs []float32, labels []string, k int) []Prediction {
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(rank(b), rank(a)) })
 	out := make([]Prediction, 0, max(0, min(k, len(order))))
 	for _, i := range order[:cap(out)] {
-		label := fmt.Sprintf("class %d", i)
-		if i < len(labels) {
-			label = labels[i]
-		}
-		out = append(out, Prediction{i, label, probs[i]})
+		out = append(out, Prediction{i, LabelOf(labels, i), probs[i]})
 	}
 	return out
+}
+
+// LabelOf returns the label of a class, or one that tells its index if it has none.
+func LabelOf(labels []string, class int) string {
+	if class < len(labels) {
+		return labels[class]
+	}
+	return fmt.Sprintf("class %d", class)
 }
 
 // LoadLabels reads class names: a JSON list of strings, lines of
