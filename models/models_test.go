@@ -26,6 +26,20 @@ func photo(t *testing.T, name string) *vision.RGB {
 	return img
 }
 
+// open returns nano and a classifier.
+func open(t *testing.T) (*models.Loaded, *models.Classifier) {
+	t.Helper()
+	m, err := models.Open("nano", models.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := m.NewClassifier()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, c
+}
+
 // TestNano runs the shipped model from image files to logits' probabilities and
 // compares with the reference's.
 func TestNano(t *testing.T) {
@@ -67,14 +81,7 @@ func TestNano(t *testing.T) {
 // TestClassMapper checks that the mean of a map is by how much the logit is above the
 // average, which the probabilities tell.
 func TestClassMapper(t *testing.T) {
-	m, err := models.Open("nano", models.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := m.NewClassifier()
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, c := open(t)
 	crop := m.Preprocess.Crop
 	own, err := m.NewClassMapper(crop)
 	if err != nil {
@@ -127,14 +134,7 @@ func TestClassMapper(t *testing.T) {
 // TestBatch classifies in batches, full and not, and one of the images cannot be
 // transformed.
 func TestBatch(t *testing.T) {
-	m, err := models.Open("nano", models.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := m.NewClassifier()
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, c := open(t)
 	b, err := m.NewBatch(3)
 	if err != nil {
 		t.Fatal(err)
