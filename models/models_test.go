@@ -131,6 +131,24 @@ func TestClassMapper(t *testing.T) {
 	}
 }
 
+func TestClass(t *testing.T) {
+	m, _ := open(t)
+	for _, name := range []string{"tabby", "TABBY", "n02123045", "30"} {
+		if class, err := m.Class(name); err != nil || class != 30 {
+			t.Errorf("%q is class %d, %v", name, class, err)
+		}
+	}
+	for name, want := range map[string]string{"tabb": "similar are tabby", "200": "0 to 199", "-1": "0 to 199", "": "0 to 199"} {
+		if class, err := m.Class(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is class %d, %v; want %q", name, class, err, want)
+		}
+	}
+	m.Labels = nil
+	if _, err := m.Class("tabby"); err == nil || !strings.Contains(err.Error(), "no names") {
+		t.Errorf("a class name without labels: %v", err)
+	}
+}
+
 // TestBatch classifies in batches, full and not, and one of the images cannot be
 // transformed.
 func TestBatch(t *testing.T) {

@@ -65,28 +65,31 @@ func (h Heatmap) Draw() (*image.NRGBA, error) {
 		most = max(most, v)
 	}
 	columns, rows := cells(w, x0, x1, h.Cols), cells(ht, y0, y1, h.Rows)
-	for y := range ht {
-		for x := range w {
+	row := make([]float64, h.Cols) // of values, as shares of the largest
+	for y, cy := range rows {
+		clear(row)
+		for i, weight := range cy.weight {
+			for c, v := range h.Values[cy.at[i]*h.Cols : (cy.at[i]+1)*h.Cols] {
+				if most > 0 {
+					row[c] += weight * float64(v/most)
+				}
+			}
+		}
+		for x, cx := range columns {
 			px := photo.Pix[3*(y*w+x):][:3]
 			grey := (0.299*float64(px[0]) + 0.587*float64(px[1]) + 0.114*float64(px[2])) / 255
 			at := out.Pix[out.PixOffset(left+x, y):][:4]
-			cx, cy := columns[x], rows[y]
 			if !cx.inside || !cy.inside {
 				for c := range 3 {
 					at[c] = uint8(255*grey*0.3 + 0.5)
 				}
 				continue
 			}
-			heat := 0.0
-			if most > 0 {
-				var v float64
-				for i, wy := range cy.weight {
-					for j, wx := range cx.weight {
-						v += wy * wx * float64(h.Values[cy.at[i]*h.Cols+cx.at[j]])
-					}
-				}
-				heat = min(max(v/float64(most), 0), 1)
+			var heat float64
+			for i, weight := range cx.weight {
+				heat += weight * row[cx.at[i]]
 			}
+			heat = min(max(heat, 0), 1)
 			for c, tint := range heatColor(heat) {
 				at[c] = uint8(255*blend(grey, tint, heat) + 0.5)
 			}

@@ -78,6 +78,19 @@ func zipped(t *testing.T, files map[string][]byte, add func(w *zip.Writer) error
 	return path
 }
 
+// pattern is a PNG image of some pattern.
+func pattern(t *testing.T, w, h, kind int) []byte {
+	m := image.NewNRGBA(image.Rect(0, 0, w, h))
+	for p := range m.Pix {
+		m.Pix[p] = byte(p * kind / 5)
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, m); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 func summaryOf(t *testing.T, out string) (s summary) {
 	t.Helper()
 	dec := json.NewDecoder(strings.NewReader(out))
@@ -103,6 +116,9 @@ func TestEval(t *testing.T) {
 			if math.Abs(got.Top1-2.0/3) > 1e-9 || got.Images != 3 || got.ImagesPerS <= 0 || got.Top5 < got.Top1 {
 				t.Errorf("%s", out)
 			}
+			if folders[0] == "tabby" {
+				continue
+			}
 			if code, out, errs := mila(t, "", "eval", "--data", data, "--per-class"); code != 0 || !strings.Contains(errs, "without images: 198 of 200") ||
 				!strings.Contains(out, "top-1 66.67 %") || !strings.Contains(out, "tabby     2       50 %   50 %   espresso (50 %)") || strings.Contains(out, "goldfish") {
 				t.Errorf("exit %d, %s, %s", code, out, errs)
@@ -116,15 +132,7 @@ func TestEval(t *testing.T) {
 func TestEvalManyEqualsOne(t *testing.T) {
 	files := map[string][]byte{}
 	for i := range 37 {
-		m := image.NewNRGBA(image.Rect(0, 0, 64+i, 80))
-		for p := range m.Pix {
-			m.Pix[p] = byte(p * (i + 3) / 5)
-		}
-		var b bytes.Buffer
-		if err := png.Encode(&b, m); err != nil {
-			t.Fatal(err)
-		}
-		files[[]string{"tabby/", "espresso/"}[i%2]+string(rune('A'+i))+".png"] = b.Bytes()
+		files[[]string{"tabby/", "espresso/"}[i%2]+string(rune('A'+i))+".png"] = pattern(t, 64+i, 80, i+3)
 	}
 	files["tabby/K.png"] = []byte("broken in the middle of a batch")
 	dir := folder(t, files)
@@ -248,11 +256,11 @@ func TestCalibration(t *testing.T) {
 
 // TestEvalFolders opens data sets that are not as they should be.
 func TestEvalFolders(t *testing.T) {
-	coffee := photo(t, "coffee.png")
+	small := pattern(t, 20, 30, 7)
 	in := func(names ...string) map[string][]byte {
 		files := map[string][]byte{}
 		for _, n := range names {
-			files[n] = coffee
+			files[n] = small
 			if strings.HasSuffix(n, "/") {
 				files[n] = nil
 			}
@@ -271,12 +279,12 @@ func TestEvalFolders(t *testing.T) {
 		{1, "x.png is in no class folder", in("images/x.png")},
 		{1, "is there twice, as train/espresso and val/espresso", in("train/espresso/x.png", "val/espresso/x.png")},
 		{1, "none of the 1 images could be read", map[string][]byte{"espresso/x.png": []byte("nonsense")}},
-		{1, `"espresso/\x1b[31m.png": `, map[string][]byte{"espresso/x.png": coffee, "espresso/\x1b[31m.png": nil}},
+		{1, `"espresso/\x1b[31m.png": `, map[string][]byte{"espresso/x.png": small, "espresso/\x1b[31m.png": nil}},
 		{0, "folders without images: 2 (lost+found, tabby)", in("espresso/x.png", "lost+found/", "tabby/")},
 		{0, "", in("a/b/espresso/x.png", "a/b/tabby/images/x.png", "a/b/tabby/.x.png", ".git/x.png", "__MACOSX/espresso/x.png")},
 	} {
 		for kind, data := range map[string]string{"folder": folder(t, tc.files), "zip": zipped(t, tc.files, nil)} {
-			code, out, errs := mila(t, "", "eval", "--json", "--data", data)
+			code, out, errs := mila(t, "", "eval", "--threads", "1", "--json", "--data", data)
 			if code != tc.code || !strings.Contains(errs, tc.want) {
 				t.Errorf("%s with %v: exit %d, %s; want %d, %s", kind, slices.Sorted(maps.Keys(tc.files)), code, errs, tc.code, tc.want)
 			}

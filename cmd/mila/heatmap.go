@@ -140,7 +140,7 @@ func (h *heatmaps) draw(ctx context.Context, worker, i int, img *vision.RGB, pro
 		return err
 	}
 	if strings.EqualFold(filepath.Ext(path), ".png") {
-		err = (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(f, drawing)
+		err = png.Encode(f, drawing)
 	} else {
 		err = jpeg.Encode(f, drawing, &jpeg.Options{Quality: 85})
 	}
