@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/mila-go/mila/models"
@@ -91,6 +93,13 @@ func eval(ctx context.Context, c *cli.Command, opt models.Options, stdout, stder
 			return err
 		}
 	}
+	var details *os.File
+	if path := c.String("details"); c.IsSet("details") { // better now than after the work
+		if details, err = os.Create(path); err != nil {
+			return err
+		}
+		defer details.Close()
+	}
 	classes := m.Architecture().Classes()
 	decode := func(s sample) (*vision.RGB, error) {
 		f, err := s.open()
@@ -119,21 +128,27 @@ func eval(ctx context.Context, c *cli.Command, opt models.Options, stdout, stder
 				read = append(read, k)
 			}
 		}
-		var probs []float32
-		if probs, r.err = b.Classify(ctx); r.err != nil {
-			return r
+		probs, err := b.Classify(ctx)
+		if err != nil {
+			return result{err: err}
 		}
 		for n, k := range read {
 			r.outcomes[k].judge(probs[n*classes : (n+1)*classes])
 		}
 		return r
 	}
-	e := newEvaluation(m, c.IsSet("details"))
+	e := newEvaluation(m, details != nil)
 	b := progress(c, stderr, len(samples), "evaluating")
 	start := time.Now()
-	var failed error
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var failed error // of the model; it ends the evaluation
 	err = ordered(ctx, (len(samples)+per-1)/per, side, some, func(_ int, r result) {
-		failed = cmp.Or(failed, r.err)
+		if r.err != nil {
+			failed = cmp.Or(failed, r.err)
+			stop()
+			return
+		}
 		for _, o := range r.outcomes {
 			if o.err != nil {
 				b.above(func() { fmt.Fprintf(stderr, "mila: %s: %v\n", printable(o.path), o.err) })
@@ -143,18 +158,15 @@ func eval(ctx context.Context, c *cli.Command, opt models.Options, stdout, stder
 		b.add(len(r.outcomes), fmt.Sprintf("top-1 %5.2f %%", 100*e.share(e.top1)))
 	})
 	b.finish()
-	if err == nil {
-		err = failed
-	}
-	if err != nil {
+	if err = cmp.Or(failed, err); err != nil {
 		return err
 	}
 	e.speed = float64(len(samples)) / time.Since(start).Seconds()
 	if e.images == 0 {
 		return fmt.Errorf("%s: none of the %d images could be read", c.String("data"), len(samples))
 	}
-	if path := c.String("details"); c.IsSet("details") {
-		if err := e.write(path, c.String("model"), c.String("data")); err != nil {
+	if details != nil {
+		if err := errors.Join(e.write(details, c.String("model"), c.String("data")), details.Close()); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"encoding/json"
 	"image"
 	"image/png"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/mila-go/mila/internal/golden"
 	"github.com/mila-go/mila/models"
+	"github.com/mila-go/mila/models/nano"
 	"github.com/mila-go/mila/vision"
 )
 
@@ -293,11 +295,37 @@ func TestEvalFolders(t *testing.T) {
 			}
 		}
 	}
+	set := folder(t, in("espresso/x.png"))
+	if code, out, errs := mila(t, "", "eval", "--data", set, "--details", filepath.Join(set, "no", "such.json")); code != 1 || !strings.Contains(errs, "such.json") || out != "" {
+		t.Errorf("exit %d, %s, %s", code, out, errs)
+	}
 	if code, _, errs := mila(t, "", "eval", "--data", "/no/such"); code != 1 || !strings.Contains(errs, "/no/such") {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 	if code, _, errs := mila(t, "", "eval", "--data", golden.Path(t, "photos", "coffee.png")); code != 1 || !strings.Contains(errs, "neither a directory nor a zip file") {
 		t.Errorf("exit %d, %s", code, errs)
+	}
+}
+
+// TestEvalStops ends an evaluation by a model that is damaged, and by an interrupt.
+func TestEvalStops(t *testing.T) {
+	set := folder(t, map[string][]byte{"espresso/x.png": pattern(t, 20, 30, 7), "tabby/x.png": nil})
+	weights := slices.Clone(nano.Weights)
+	for i := len(weights) / 2 &^ 1; i < len(weights); i++ {
+		weights[i] = 0x7f * byte(i&1) // NaN, in float16
+	}
+	damaged := filepath.Join(t.TempDir(), "m.safetensors")
+	if err := os.WriteFile(damaged, weights, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errs := mila(t, "", "eval", "--json", "--data", set, "--model", damaged); code != 1 || out != "" || !strings.Contains(errs, "the weights are damaged") {
+		t.Errorf("exit %d, %s, %s", code, out, errs)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	var out, errs bytes.Buffer
+	if code := run(ctx, []string{"mila", "eval", "--data", set}, strings.NewReader(""), &out, &errs); code != 1 || out.Len() > 0 || !strings.Contains(errs.String(), "mila: interrupted\n") {
+		t.Errorf("exit %d, %s, %s", code, &out, &errs)
 	}
 }
 

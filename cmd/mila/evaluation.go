@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"text/tabwriter"
 
@@ -185,18 +184,14 @@ type details struct {
 	Failures  []imageFailure `json:"failures"`
 }
 
-func (e *evaluation) write(path, model, data string) error {
+func (e *evaluation) write(w io.Writer, model, data string) error {
 	d := details{Model: model, Data: data, summary: e.summary(), NLL: e.nll / float64(e.images), Classes: e.classes, Answers: e.answers, Failures: e.failures}
 	d.Calibration.Bins, d.Calibration.ECE = e.calibration()
 	for pair, n := range e.confusion {
 		d.Confusion = append(d.Confusion, [3]int{pair[0], pair[1], n})
 	}
 	slices.SortFunc(d.Confusion, func(a, b [3]int) int { return slices.Compare(a[:], b[:]) })
-	out, err := json.Marshal(d)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(out, '\n'), 0o666)
+	return json.NewEncoder(w).Encode(d)
 }
 
 // table prints the classes that have images, best first, and with each the class that

@@ -47,6 +47,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "mila: %v\nRun 'mila help' or 'mila COMMAND --help' for usage.\n", err)
 		return exitUsage
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "mila: interrupted")
 	case !errors.Is(err, errReported):
 		fmt.Fprintf(stderr, "mila: %s\n", strings.TrimPrefix(err.Error(), "mila: "))
 	}
