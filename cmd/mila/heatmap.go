@@ -128,8 +128,8 @@ func (h *heatmaps) draw(ctx context.Context, worker, i int, img *vision.RGB, pro
 	if err != nil {
 		return err
 	}
-	m.Title = fmt.Sprintf("%s, %.1f %%", shown.Label, 100*shown.Prob)
-	m.Unit = fmt.Sprintf("above the average class (logits; seen at %d x %d)", m.View.Crop, m.View.Crop)
+	m.Title = fmt.Sprintf("%s, %.1f %% (map at %d x %d pixels)", shown.Label, 100*shown.Prob, m.View.Crop, m.View.Crop)
+	m.Unit = "logits above the average class"
 	drawing, err := m.Draw()
 	if err != nil {
 		return err
