@@ -73,7 +73,7 @@ func TestNano(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if len(m.Labels) != 200 || len(m.WordNetIDs) != 200 || m.Preprocess.Crop != 64 {
+	if len(m.Labels) != 200 || len(m.WordNetIDs) != 200 || m.Preprocess.Crop != 96 {
 		t.Errorf("%d labels, %d ids, %+v", len(m.Labels), len(m.WordNetIDs), m.Preprocess)
 	}
 }
@@ -227,7 +227,7 @@ func TestHostileCheckpoints(t *testing.T) {
 		return path
 	}
 	flipped := bytes.Clone(nano.Weights)
-	flipped[100] ^= 0x40 // in the header
+	flipped[8] ^= 0x40 // the first brace of the header
 	huge := bytes.Clone(nano.Weights)
 	huge[6] = 0xff
 	for want, path := range map[string]string{
@@ -277,12 +277,12 @@ func TestConfigFile(t *testing.T) {
 		}
 		return path
 	}
-	good := `{"config":{"embed_dim":32,"depths":[2,2,6,2],"num_heads":[1,2,4,8],"num_classes":200,"img_size":96,"labels":["a"]}}`
+	good := `{"config":{"embed_dim":64,"depths":[2,6,4],"num_heads":[2,4,8],"mlp_ratio":3,"num_classes":200,"img_size":128,"labels":["a"]}}`
 	m, err := models.Open("nano", models.Options{ConfigPath: write(good)})
-	if err != nil || len(m.Labels) != 1 || m.Preprocess.Crop != 96 || m.Preprocess.ResizeShort != 109 {
+	if err != nil || len(m.Labels) != 1 || m.Preprocess.Crop != 128 || m.Preprocess.ResizeShort != 146 {
 		t.Errorf("%+v, %v", m, err)
 	}
-	for _, bad := range []string{"", "[1]", `{"embed_dim":32}`, strings.Replace(good, "[2,2,6,2]", "[2,2,2,2]", 1), strings.Replace(good, `["a"]`, `"a"`, 1)} {
+	for _, bad := range []string{"", "[1]", `{"embed_dim":32}`, strings.Replace(good, "[2,6,4]", "[2,6,2]", 1), strings.Replace(good, `["a"]`, `"a"`, 1)} {
 		if _, err := models.Open("nano", models.Options{ConfigPath: write(bad)}); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}
