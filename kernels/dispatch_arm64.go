@@ -79,7 +79,7 @@ func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ld
 		case fnErf:
 			arm64.ErfNEON(&to[0], &from[0], cols)
 		case fnSoftplus:
-			ref.SoftplusAll(to, from)
+			arm64.SoftplusNEON(&to[0], &from[0], cols)
 		}
 	}
 }
@@ -139,10 +139,6 @@ func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv i
 
 func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
 	generic.LinAttnReadout(y, ldy, q, ldq, kv, ksum, rope, s, eps)
-}
-
-func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32, s ScanShape, o ScanOptions) {
-	generic.Scan(y, state, u, delta, a.panels, a.powers, b, c, s, o)
 }
 
 func conv1dVector(l Level, y, state, x, w, bias []float32, s Conv1DShape, act Activation) {

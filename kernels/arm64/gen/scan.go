@@ -1,0 +1,692 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"slices"
+)
+
+// The selective scan runs the 16 channels of a panel over a block of tokens. What it
+// reads by token is gathered into dense rows of 16 floats: ScanIn adds the bias to
+// delta, ScanInput makes delta·u and begins the sums, Scan passes over the tokens
+// with some of the states of a vector of channels in registers, as often as the
+// number of states asks for, and ScanOut gates the sums.
+
+const (
+	scanPanel  = 16 // channels
+	scanRow    = 4 * scanPanel
+	scanDegree = 5
+	logDegree  = 4
+)
+
+// The forms of Scan, as in arm64.ScanCall.
+const (
+	scanGeneral = iota // an exponential for each decay
+	scanFalling        // the same where no decay is above 1
+	scanPowers         // the decays of the first states: w, w², ..
+	scanOn             // the decays of later states: v, v w, v w², ..
+	scanB              // general, with B in panels
+	scanC              // general, with C in panels
+	scanBC             // general, with both
+)
+
+// scanBodies gives the numbers of states that each form has a body for. Eight leave
+// room for four chains of dependent instructions beside each other, which hide the
+// latency of the cores that issue in order.
+var scanBodies = [][]int{scanGeneral: {8, 4, 1}, scanFalling: {8}, scanPowers: {16, 4}, scanOn: {16, 4}, scanB: {4, 1}, scanC: {4, 1}, scanBC: {4, 1}}
+
+// scanValues are the constants, each four times in memory: multiply-adds overwrite
+// their addend, so that coefficients of a polynomial have to be loaded anyway.
+var scanValues = func() (values []struct {
+	name string
+	bits uint32
+}) {
+	add := func(name string, v float64) {
+		values = append(values, struct {
+			name string
+			bits uint32
+		}{name, math.Float32bits(float32(v))})
+	}
+	// 2^r = 1 + r (two1 + r (two2 + ..)), |r| <= 1/2: the constant term is exactly
+	// 1, since an error there would grow with every token that a state lives.
+	for i, k := range interpolate(func(r float64) float64 {
+		if math.Abs(r) < 1e-5 {
+			return math.Ln2 + r*math.Ln2*math.Ln2/2
+		}
+		return math.Expm1(r*math.Ln2) / r
+	}, -0.5, 0.5, scanDegree-1) {
+		add(fmt.Sprintf("two%d", i+1), k)
+	}
+	// 2 artanh(q) / q in q²
+	for i, k := range interpolate(func(s float64) float64 {
+		if s < 1e-8 {
+			return 2 + 2*s/3
+		}
+		q := math.Sqrt(s)
+		return 2 * math.Atanh(q) / q
+	}, 0, 1.0/9, logDegree) {
+		add(fmt.Sprintf("log%d", i), k)
+	}
+	add("magic", 1.5*float64(1<<23)+127) // x plus it: the exponent bits of 2^x below
+	add("lo", -127)
+	add("hi", 127.49)    // beyond, infinity times a state of 0 would be NaN
+	add("gatehi", 128.4) // 2^128 is infinite, as the gate of -infinity needs
+	add("log2e", math.Log2E)
+	add("-log2e", -math.Log2E)
+	add("one", 1)
+	add("two", 2)
+	return values
+}()
+
+// scanConstants writes the table of constants.
+func (g *gen) scanConstants() {
+	for i, v := range scanValues {
+		for lane := range 4 {
+			g.p("DATA scanConstants<>+%d(SB)/4, $0x%08x", 16*i+4*lane, v.bits)
+		}
+	}
+	g.p("GLOBL scanConstants<>(SB), RODATA|NOPTR, $%d", 16*len(scanValues))
+}
+
+// tableAt is the register of the table's address in functions that use constant.
+const tableAt = 25
+
+func (g *gen) table() { g.op("MOVD $scanConstants<>(SB), R%d", tableAt) }
+
+// constant loads a constant into V(v).
+func (g *gen) constant(name string, v int) {
+	for i, c := range scanValues {
+		if c.name == name {
+			g.ldr(16*i, tableAt, v)
+			return
+		}
+	}
+	panic("no constant " + name)
+}
+
+func (g *gen) ldr(off, base, v int) { g.op("FMOVQ %d(R%d), F%d", off, base, v) }
+func (g *gen) str(v, off, base int) { g.op("FMOVQ F%d, %d(R%d)", v, off, base) }
+
+// args loads arguments, given as name+offset, into R0, R1 ..
+func (g *gen) args(args ...string) {
+	for r, a := range args {
+		g.op("MOVD %s(FP), R%d", a, r)
+	}
+}
+
+// rowOf leaves base + ld times the next token of the order at R(order) in R(d).
+func (g *gen) rowOf(order, base, ld, d int) {
+	g.op("MOVW.P 4(R%d), R%d", order, d)
+	g.op("MADD R%d, R%d, R%d, R%d", ld, base, d, d)
+}
+
+// weave writes the instructions of the parts as one sequence in which each is spread
+// evenly, so that chains of dependent instructions run beside each other.
+func (g *gen) weave(parts ...func()) {
+	var lines [][][]byte
+	start, total := g.Len(), 0
+	for _, part := range parts {
+		part()
+		l := bytes.SplitAfter(bytes.Clone(g.Bytes()[start:]), []byte("\n"))
+		l = l[:len(l)-1]
+		lines, total = append(lines, l), max(total, len(l))
+		g.Truncate(start)
+	}
+	for i := range total {
+		for _, l := range lines {
+			for _, line := range l[i*len(l)/total : (i+1)*len(l)/total] {
+				g.Write(line)
+			}
+		}
+	}
+}
+
+// scanKept are the registers of constants that stay there, or -1.
+type scanKept struct{ magic, lo, hi, top int }
+
+// keep loads the constants that stay in registers.
+func (g *gen) keep(k scanKept) {
+	for _, c := range []struct {
+		name string
+		v    int
+	}{{"magic", k.magic}, {"lo", k.lo}, {"hi", k.hi}, {fmt.Sprintf("two%d", scanDegree), k.top}} {
+		if c.v >= 0 {
+			g.constant(c.name, c.v)
+		}
+	}
+}
+
+// bound replaces V(x) by op(V(x), constant), which is in V(kept) or else loaded to
+// V(t). NaN passes.
+func (g *gen) bound(op string, x int, name string, kept, t int) {
+	if kept < 0 {
+		kept = t
+		g.constant(name, t)
+	}
+	g.v3(op, x, x, kept)
+}
+
+// split turns x in V(x), at least -127 and below 128, into 2^x = 2^n (1 + p r): n is
+// the nearest integer, V(x) becomes r, V(k) 2^n, which is 0 for n = -127.
+func (g *gen) split(x, k, p, magic int) {
+	if magic < 0 {
+		magic = p
+		g.constant("magic", p)
+		g.v3("FADD", k, x, p)
+		g.v3("FSUB", p, k, p)
+	} else {
+		g.v3("FADD", k, x, magic)
+		g.v3("FSUB", p, k, magic)
+	}
+	g.op("VSHL $23, V%d.S4, V%d.S4", k, k)
+	g.v3("FSUB", x, x, p)
+}
+
+// polynomial leaves p of split in one of V(t[0]) and V(t[1]), and returns which.
+func (g *gen) polynomial(x int, t [2]int, top int) int {
+	to, from := t[0], top
+	if top < 0 {
+		from = t[1]
+		g.constant(fmt.Sprintf("two%d", scanDegree), from)
+	}
+	g.constant(fmt.Sprintf("two%d", scanDegree-1), to)
+	for i := scanDegree - 1; i >= 1; i-- {
+		g.v3("FMLA", to, from, x)
+		if from = to; i > 1 {
+			to = t[0] + t[1] - from
+			g.constant(fmt.Sprintf("two%d", i-1), to)
+		}
+	}
+	return from
+}
+
+// decay leaves 2^x in V(d), for x in V(x) bounded as split wants it, by the
+// temporaries V(k), V(p) and V(q).
+func (g *gen) decay(d, x, k, p, q int, kept scanKept) {
+	g.split(x, k, p, kept.magic)
+	top := g.polynomial(x, [2]int{p, q}, kept.top)
+	other := p + q - top
+	g.constant("one", other)
+	g.v3("FMLA", other, top, x)
+	g.v3("FMUL", d, other, k)
+}
+
+// scanCall is the order of the fields of arm64.ScanCall.
+var scanCall = []string{"steps", "inputs", "sums", "order", "tokens", "vectors", "a", "a0", "b", "ldB", "c", "ldC", "state", "ldState", "states", "form"}
+
+// field loads a field of the call at R0.
+func (g *gen) field(name string, r int) {
+	g.op("MOVD %d(R0), R%d", 8*slices.Index(scanCall, name), r)
+}
+
+// scan writes ScanNEON. Registers:
+//
+//	R0           the call
+//	R1 R2 R3     rows of the steps, the inputs delta·u and the sums
+//	R4 R5        the order; tokens left
+//	R6 R7 R8 R9  B and C, and their distances of tokens
+//	R10 R11      the rows of B and C
+//	R12 R13      A of the body's first state, and of state 0
+//	R14 R15 R16  the row of a state, the first one, their distance
+//	R17          a temporary
+//	R19 R20      vectors of channels left; bytes from the first vector to this one
+//	R25          the constants
+//	V0 ..        the states; the others as scanBody has them
+func (g *gen) scan() {
+	g.p("// func ScanNEON(call *ScanCall)")
+	g.p("TEXT ·ScanNEON(SB), 0, $128-8")
+	g.op("MOVD call+0(FP), R0")
+	g.table()
+	g.field("states", 1)
+	g.field("form", 2)
+	g.field("vectors", 19)
+	g.op("MOVD ZR, R20")
+	for form, bodies := range scanBodies {
+		next := fmt.Sprintf("not%d", form)
+		g.op("CMP $%d, R2", form)
+		g.op("BNE %s", next)
+		for _, n := range bodies {
+			g.op("CMP $%d, R1", n)
+			g.op("BEQ form%d_%d", form, n)
+		}
+		g.p("%s:", next)
+	}
+	g.op("RET")
+	for form, bodies := range scanBodies {
+		for _, n := range bodies {
+			switch {
+			case n == 1:
+				g.scanSingle(form)
+			case form == scanPowers || form == scanOn:
+				g.scanPowers(form, n)
+			default:
+				g.scanGeneral(form, n)
+			}
+		}
+	}
+}
+
+// scanRegisters are the fields that a body keeps in registers, by their number.
+var scanRegisters = [...]string{1: "steps", 2: "inputs", 3: "sums", 4: "order", 5: "tokens", 6: "b", 7: "ldB", 8: "c", 9: "ldC", 12: "a", 13: "a0", 15: "state", 16: "ldState"}
+
+// scanFields loads the registers of a body.
+func (g *gen) scanFields() {
+	for r, name := range scanRegisters {
+		if name != "" {
+			g.field(name, r)
+		}
+	}
+}
+
+// scanBegin begins a body: at vector<name> a vector of channels, its n states loaded.
+func (g *gen) scanBegin(form, n int) (name string) {
+	name = fmt.Sprintf("%d_%d", form, n)
+	g.p("")
+	g.p("form%s:", name)
+	g.p("vector%s:", name)
+	g.scanFields()
+	for r, name := range scanRegisters {
+		switch {
+		case name == "b" && !constB(form), name == "c" && !constC(form):
+		case slices.Contains([]string{"steps", "inputs", "sums", "a", "a0", "b", "c", "state"}, name):
+			g.op("ADD R20, R%d, R%d", r, r)
+		}
+	}
+	g.states(n, func(i int) { g.ldr(0, 14, i) })
+	return name
+}
+
+// scanEnd ends the token, stores the states and goes on with the next vector of
+// channels.
+func (g *gen) scanEnd(name string, n int) {
+	g.op("SUBS $1, R5, R5")
+	g.op("BNE loop%s", name)
+	g.states(n, func(i int) { g.str(i, 0, 14) })
+	g.op("ADD $16, R20, R20")
+	g.op("SUBS $1, R19, R19")
+	g.op("BNE vector%s", name)
+	g.op("RET")
+}
+
+// states goes through the rows of n states by R14.
+func (g *gen) states(n int, f func(i int)) {
+	g.op("MOVD R15, R14")
+	for i := range n {
+		f(i)
+		if i < n-1 {
+			g.op("ADD R16, R14, R14")
+		}
+	}
+}
+
+func constB(form int) bool { return form == scanB || form == scanBC }
+func constC(form int) bool { return form == scanC || form == scanBC }
+
+// scanRows leaves the rows of B and C of the next token in R10 and R11. The distance
+// of tokens is 0 for a panel.
+func (g *gen) scanRows() {
+	g.op("MOVW.P 4(R4), R17")
+	g.op("MADD R7, R6, R17, R10")
+	g.op("MADD R9, R8, R17, R11")
+}
+
+// fours loads four states' elements of B and C.
+func (g *gen) fours(form, i, b, c int) {
+	if !constB(form) {
+		g.ldr(4*i, 10, b)
+	}
+	if !constC(form) {
+		g.ldr(4*i, 11, c)
+	}
+}
+
+// input is V(d) += delta·u·B of state i, read is V(sum) += C·V(h). V(t) is a
+// temporary.
+func (g *gen) input(form, i, d, du, b, t int) {
+	if constB(form) {
+		g.ldr(scanRow*i, 10, t)
+		g.v3("FMLA", d, du, t)
+		return
+	}
+	g.fmlaLane(d, du, b, i%4)
+}
+
+func (g *gen) read(form, i, sum, h, c, t int) {
+	if constC(form) {
+		g.ldr(scanRow*i, 11, t)
+		g.v3("FMLA", sum, h, t)
+		return
+	}
+	g.fmlaLane(sum, h, c, i%4)
+}
+
+// scanGeneral writes the body of n states, four chains beside each other. A state
+// advances by
+//
+//	h = 2^n (h + p r h) + delta·u·B,  2^r = 1 + p r
+//
+// The decay itself is never formed: near 1 its rounding would be a large error of
+// what the state loses. Sixteen operations of the floating-point pipes, and six loads.
+func (g *gen) scanGeneral(form, n int) {
+	const delta, du, b, c, temporaries = 8, 9, 18, 19, 20
+	sums := []int{10, 11, 12, 13}
+	kept := scanKept{magic: 14, lo: 15, hi: 16, top: 17}
+	name := g.scanBegin(form, n)
+	g.keep(kept)
+	g.op("PCALIGN $16")
+	g.p("loop%s:", name)
+	g.op("FMOVQ.P %d(R1), F%d", scanRow, delta)
+	g.op("FMOVQ.P %d(R2), F%d", scanRow, du)
+	g.ldr(0, 3, sums[0])
+	for _, s := range sums[1:] {
+		g.op("VEOR V%d.B16, V%d.B16, V%d.B16", s, s, s)
+	}
+	g.scanRows()
+	for i := 0; i < n; i += 4 {
+		g.fours(form, i, b, c)
+		var parts []func()
+		for j := range 4 {
+			h, x, k, p := i+j, temporaries+3*j, temporaries+3*j+1, temporaries+3*j+2
+			parts = append(parts, func() {
+				g.ldr(scanRow*h, 12, x)
+				g.v3("FMUL", x, x, delta)
+				g.v3("FMAX", x, x, kept.lo)
+				if form != scanFalling {
+					g.v3("FMIN", x, x, kept.hi)
+				}
+				g.split(x, k, p, kept.magic)
+				g.v3("FMUL", h, h, k)
+				top := g.polynomial(x, [2]int{p, k}, kept.top)
+				g.v3("FMUL", x, h, x)
+				g.input(form, h, h, du, b, p+k-top)
+				g.v3("FMLA", h, x, top)
+				g.read(form, h, sums[j], h, c, p+k-top)
+			})
+		}
+		g.weave(parts...)
+	}
+	g.v3("FADD", sums[0], sums[0], sums[1])
+	g.v3("FADD", sums[2], sums[2], sums[3])
+	g.v3("FADD", sums[0], sums[0], sums[2])
+	g.op("FMOVQ.P F%d, %d(R3)", sums[0], scanRow)
+	g.scanEnd(name, n)
+}
+
+// scanSingle writes the body of one state, the four vectors of a panel beside each
+// other. Here the decay is formed, to wait for the token before no longer than need
+// be.
+func (g *gen) scanSingle(form int) {
+	const a, b, c, temporaries = 4, 8, 9, 10
+	kept := scanKept{magic: 26, lo: 27, hi: 28, top: 29}
+	name := fmt.Sprintf("%d_1", form)
+	g.p("")
+	g.p("form%s:", name)
+	g.scanFields()
+	g.op("VLD1 (R15), [V0.S4, V1.S4, V2.S4, V3.S4]")
+	g.op("VLD1 (R12), [V%d.S4, V%d.S4, V%d.S4, V%d.S4]", a, a+1, a+2, a+3)
+	g.keep(kept)
+	g.op("PCALIGN $16")
+	g.p("loop%s:", name)
+	g.scanRows()
+	if !constB(form) {
+		g.op("FMOVS (R10), F%d", b)
+	}
+	if !constC(form) {
+		g.op("FMOVS (R11), F%d", c)
+	}
+	var parts []func()
+	for v := range 4 {
+		x, k, p, q := temporaries+4*v, temporaries+4*v+1, temporaries+4*v+2, temporaries+4*v+3
+		parts = append(parts, func() {
+			g.ldr(16*v, 1, x)
+			g.v3("FMUL", x, x, a+v)
+			g.v3("FMAX", x, x, kept.lo)
+			g.v3("FMIN", x, x, kept.hi)
+			g.decay(x, x, k, p, q, kept)
+			g.ldr(16*v, 2, k)
+			g.ldr(16*v, 3, p)
+			g.v3("FMUL", v, v, x)
+			if constB(form) {
+				g.ldr(16*v, 10, q)
+				g.v3("FMLA", v, k, q)
+			} else {
+				g.fmlaLane(v, k, b, 0)
+			}
+			if constC(form) {
+				g.ldr(16*v, 11, q)
+				g.v3("FMLA", p, v, q)
+			} else {
+				g.fmlaLane(p, v, c, 0)
+			}
+			g.str(p, 16*v, 3)
+		})
+	}
+	g.weave(parts...)
+	for r := 1; r <= 3; r++ {
+		g.op("ADD $%d, R%d, R%d", scanRow, r, r)
+	}
+	g.op("SUBS $1, R5, R5")
+	g.op("BNE loop%s", name)
+	g.op("VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R15)")
+	g.op("RET")
+}
+
+// scanPowers writes the body of n states whose decays are products: those of four
+// states, times the fourth power of the first, are those of the next four. The one
+// exponential of a token is made during the token before, since nothing else could
+// begin without it; later states have an exponential more, of their own first state.
+func (g *gen) scanPowers(form, n int) {
+	const w4, du, b, c, temporaries = 20, 21, 24, 25, 26
+	e, sums := []int{16, 17, 18, 19}, []int{22, 23}
+	kept := scanKept{magic: 30, lo: -1, hi: -1, top: 31}
+	ahead := form == scanPowers
+	name := g.scanBegin(form, n)
+	g.keep(kept)
+	// exponential leaves the decay of the states at R(a) in V(d).
+	exponential := func(d, a int, t [4]int) {
+		x, k := t[0], t[1]
+		g.ldr(0, 1, x)
+		if a == 13 { // the last one to read it
+			g.op("ADD $%d, R1, R1", scanRow)
+		}
+		g.ldr(0, a, k)
+		g.v3("FMUL", x, x, k)
+		g.bound("FMAX", x, "lo", -1, k)
+		g.bound("FMIN", x, "hi", -1, k)
+		g.decay(d, x, k, t[2], t[3], kept)
+	}
+	next := func() { exponential(e[0], 13, [4]int{26, 27, 28, 29}) }
+	if ahead {
+		next()
+	}
+	g.op("PCALIGN $16")
+	g.p("loop%s:", name)
+	g.op("FMOVQ.P %d(R2), F%d", scanRow, du)
+	g.ldr(0, 3, sums[0])
+	g.op("VEOR V%d.B16, V%d.B16, V%d.B16", sums[1], sums[1], sums[1])
+	g.scanRows()
+	if !ahead {
+		g.weave(func() { exponential(e[0], 12, [4]int{26, 27, 28, 29}) }, func() { exponential(e[3], 13, [4]int{17, 18, 19, 20}) })
+		g.v3("FMUL", e[1], e[0], e[3])
+		g.v3("FMUL", w4, e[3], e[3])
+		g.v3("FMUL", e[2], e[0], w4)
+		g.v3("FMUL", e[3], e[1], w4)
+		g.v3("FMUL", w4, w4, w4)
+	}
+	states := func() {
+		four := e // the decays of this group
+		if ahead {
+			four = []int{e[0], e[1], e[2], w4}
+			g.v3("FMUL", e[1], e[0], e[0])
+			g.v3("FMUL", e[2], e[1], e[0])
+			g.v3("FMUL", w4, e[1], e[1])
+		}
+		for i := 0; i < n; i += 4 {
+			g.fours(form, i, b, c)
+			for j := range 4 {
+				g.v3("FMUL", i+j, i+j, four[j])
+			}
+			for j := range 4 {
+				g.fmlaLane(i+j, du, b, j)
+			}
+			for j := range 4 {
+				g.fmlaLane(sums[j%2], i+j, c, j)
+				if i+4 < n {
+					g.v3("FMUL", e[j], four[j], w4)
+				}
+			}
+			four = e
+		}
+	}
+	if ahead {
+		g.weave(states, next)
+	} else {
+		states()
+	}
+	g.v3("FADD", sums[0], sums[0], sums[1])
+	g.op("FMOVQ.P F%d, %d(R3)", sums[0], scanRow)
+	g.scanEnd(name, n)
+}
+
+// scanIn writes ScanInNEON. Registers: R0 work, R1 R2 rows of x and their distance,
+// R3 the order, R4 tokens left; V0 to V3 the row, V4 to V7 the bias.
+func (g *gen) scanIn() {
+	g.p("// func ScanInNEON(work, x *float32, ldx int, bias *float32, order *int32, tokens int)")
+	g.p("TEXT ·ScanInNEON(SB), 0, $128-48")
+	g.args("work+0", "x+8", "ldx+16", "order+32", "tokens+40", "bias+24")
+	g.op("LSL $2, R2, R2")
+	g.op("VLD1 (R5), [V4.S4, V5.S4, V6.S4, V7.S4]")
+	g.p("loop:")
+	g.rowOf(3, 1, 2, 6)
+	g.op("VLD1 (R6), [V0.S4, V1.S4, V2.S4, V3.S4]")
+	for i := range 4 {
+		g.v3("FADD", i, i, 4+i)
+	}
+	g.op("VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], %d(R0)", scanRow)
+	g.op("SUBS $1, R4, R4")
+	g.op("BNE loop")
+	g.op("RET")
+}
+
+// scanInput writes ScanInputNEON. Registers: R0 the inputs, R1 the sums, R2 the steps,
+// R3 R4 rows of u and their distance, R5 the order, R6 tokens left, R7 plain; V0 to V3
+// u, V4 to V7 the steps and then the sums, V8 to V11 D.
+func (g *gen) scanInput() {
+	g.p("// func ScanInputNEON(inputs, sums, steps, u *float32, ldu int, d *float32, order *int32, tokens, plain int)")
+	g.p("TEXT ·ScanInputNEON(SB), 0, $128-72")
+	g.args("inputs+0", "sums+8", "steps+16", "u+24", "ldu+32", "order+48", "tokens+56", "plain+64", "d+40")
+	g.op("LSL $2, R4, R4")
+	g.op("CBZ R8, loop")
+	g.op("VLD1 (R8), [V8.S4, V9.S4, V10.S4, V11.S4]")
+	g.p("loop:")
+	g.rowOf(5, 3, 4, 9)
+	g.op("VLD1 (R9), [V0.S4, V1.S4, V2.S4, V3.S4]")
+	for i := range 4 {
+		g.op("VEOR V%d.B16, V%d.B16, V%d.B16", 4+i, 4+i, 4+i)
+	}
+	g.op("CBZ R8, direct")
+	for i := range 4 {
+		g.v3("FMUL", 4+i, 8+i, i)
+	}
+	g.p("direct:")
+	g.op("VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], %d(R1)", scanRow)
+	g.op("CBNZ R7, put")
+	g.op("VLD1.P %d(R2), [V4.S4, V5.S4, V6.S4, V7.S4]", scanRow)
+	for i := range 4 {
+		g.v3("FMUL", i, i, 4+i)
+	}
+	g.p("put:")
+	g.op("VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], %d(R0)", scanRow)
+	g.op("SUBS $1, R6, R6")
+	g.op("BNE loop")
+	g.op("RET")
+}
+
+// scanOut writes ScanOutNEON. Registers: R0 R1 rows of y and their distance, R2 the
+// sums, R3 the gate or 0, R4 the order, R5 tokens left, R6 add; V0 to V3 the sums, V4
+// to V7 what they meet.
+func (g *gen) scanOut() {
+	g.p("// func ScanOutNEON(y *float32, ldy int, sums, gate *float32, order *int32, tokens, add int)")
+	g.p("TEXT ·ScanOutNEON(SB), 0, $128-56")
+	g.args("y+0", "ldy+8", "sums+16", "gate+24", "order+32", "tokens+40", "add+48")
+	g.op("LSL $2, R1, R1")
+	g.p("loop:")
+	g.rowOf(4, 0, 1, 7)
+	g.op("VLD1.P %d(R2), [V0.S4, V1.S4, V2.S4, V3.S4]", scanRow)
+	g.op("CBZ R3, gated")
+	g.op("VLD1.P %d(R3), [V4.S4, V5.S4, V6.S4, V7.S4]", scanRow)
+	for i := range 4 {
+		g.v3("FMUL", i, i, 4+i)
+	}
+	g.p("gated:")
+	g.op("CBZ R6, put")
+	g.op("VLD1 (R7), [V4.S4, V5.S4, V6.S4, V7.S4]")
+	for i := range 4 {
+		g.v3("FADD", i, i, 4+i)
+	}
+	g.p("put:")
+	g.op("VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R7)")
+	g.op("SUBS $1, R5, R5")
+	g.op("BNE loop")
+	g.op("RET")
+}
+
+// softplus writes SoftplusNEON:
+//
+//	log(1 + exp(x)) = max(x, 0) + log1p(w),  w = exp(-|x|),  log1p(w) = 2 artanh(w / (2 + w))
+//
+// sixteen elements at a time, or one. Registers: R0 R1 y and x, R2 elements left; V0
+// to V19 four chains of five, V28 zero, V29 to V31 constants.
+func (g *gen) softplus() {
+	g.p("// func SoftplusNEON(y, x *float32, n int)")
+	g.p("TEXT ·SoftplusNEON(SB), 0, $128-24")
+	g.args("y+0", "x+8", "n+16")
+	g.table()
+	kept := scanKept{magic: 29, lo: 30, hi: -1, top: 31}
+	g.keep(kept)
+	g.op("VEOR V28.B16, V28.B16, V28.B16")
+	chain := func(load, store string, i int) {
+		x, k, p, q, positive := 5*i, 5*i+1, 5*i+2, 5*i+3, 5*i+4
+		g.op(load, x)
+		g.v3("FMAX", positive, x, 28)
+		g.v2("FABS", x, x)
+		g.constant("-log2e", k)
+		g.v3("FMUL", x, x, k)
+		g.v3("FMAX", x, x, kept.lo)
+		g.decay(x, x, k, p, q, kept)
+		g.constant("two", p)
+		g.v3("FADD", p, p, x)
+		g.v3("FDIV", x, x, p)
+		g.v3("FMUL", k, x, x)
+		from := q
+		g.constant(fmt.Sprintf("log%d", logDegree), q)
+		for j := logDegree - 1; j >= 0; j-- {
+			to := p + q - from
+			g.constant(fmt.Sprintf("log%d", j), to)
+			g.v3("FMLA", to, from, k)
+			from = to
+		}
+		g.v3("FMLA", positive, x, from)
+		g.op(store, positive)
+	}
+	g.op("SUBS $16, R2, R2")
+	g.op("BLT rest")
+	g.p("loop:")
+	var parts []func()
+	for i := range 4 {
+		parts = append(parts, func() { chain("FMOVQ.P 16(R1), F%d", "FMOVQ.P F%d, 16(R0)", i) })
+	}
+	g.weave(parts...)
+	g.op("SUBS $16, R2, R2")
+	g.op("BGE loop")
+	g.p("rest:")
+	g.op("ADDS $16, R2, R2")
+	g.op("BEQ end")
+	g.p("one:")
+	chain("FMOVS.P 4(R1), F%d", "FMOVS.P F%d, 4(R0)", 0)
+	g.op("SUBS $1, R2, R2")
+	g.op("BNE one")
+	g.p("end:")
+	g.op("RET")
+}

@@ -1,0 +1,182 @@
+//go:build !purego
+
+package kernels
+
+import (
+	"github.com/mila-go/mila/kernels/arm64"
+	"github.com/mila-go/mila/kernels/ref"
+)
+
+// inOrder is the order of a block of consecutive tokens.
+var inOrder = func() (order [arm64.ScanTokens]int32) {
+	for i := range order {
+		order[i] = int32(i)
+	}
+	return order
+}()
+
+// noBias is the bias of a delta without, and of a gate.
+var noBias [ref.ScanLanes]float32
+
+// scanRows are dense rows of a panel's channels.
+type scanRows [arm64.ScanTokens * ref.ScanLanes]float32
+
+// panelRows are where the assembly finds the rows of a panel, at the tokens of order.
+type panelRows struct {
+	x     *float32
+	ld    int
+	order *int32
+}
+
+// panelOf returns the rows of a panel of x at tokens. Assembly has no masks, so a panel
+// that is not full is copied to dense first.
+func panelOf(x []float32, ld, c0, channels int, tokens []int32, dense *scanRows) panelRows {
+	if channels == ref.ScanLanes {
+		return panelRows{&x[c0], ld, &tokens[0]}
+	}
+	for i, t := range tokens {
+		copy(dense[i*ref.ScanLanes:(i+1)*ref.ScanLanes], x[int(t)*ld+c0:int(t)*ld+c0+channels])
+	}
+	return panelRows{&dense[0], ref.ScanLanes, &inOrder[0]}
+}
+
+// panelVector returns the address of a panel's elements of x, or nil for a slice that
+// is not there.
+func panelVector(x []float32, c0, channels int, dense *[ref.ScanLanes]float32) *float32 {
+	switch {
+	case x == nil:
+		return nil
+	case channels == ref.ScanLanes:
+		return &x[c0]
+	}
+	copy(dense[:], x[c0:c0+channels])
+	return &dense[0]
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// scanVector is generic.Scan at level NEON. Blocks of tokens are the outer loop, so
+// that their rows stay in the caches for all channels.
+func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32, s ScanShape, o ScanOptions) {
+	const panel, size = ref.ScanLanes, 4
+	var steps [(arm64.ScanTokens + 1) * panel]float32
+	var inputs, sums, dense scanRows
+	var states [16 * panel]float32
+	var bias, direct [panel]float32
+	general := arm64.ScanGeneral
+	switch {
+	case s.ConstB && s.ConstC:
+		general = arm64.ScanBC
+	case s.ConstB:
+		general = arm64.ScanB
+	case s.ConstC:
+		general = arm64.ScanC
+	case o.Softplus && !a.grows:
+		general = arm64.ScanFalling
+	}
+	call := arm64.ScanCall{Steps: &steps[0], Inputs: &inputs[0], Sums: &sums[0]}
+	if !s.ConstB {
+		call.LdB = size * s.LdB
+	}
+	if !s.ConstC {
+		call.LdC = size * s.LdC
+	}
+	for step := 0; step < s.L; step += arm64.ScanTokens {
+		n := min(arm64.ScanTokens, s.L-step)
+		tokens, first := inOrder[:n], step // and the token that tokens counts from
+		if s.Order != nil {
+			tokens, first = s.Order[step:step+n], 0
+		}
+		call.Tokens, call.Order = n, &tokens[0]
+		for p := s.Panel0; p < s.Panel1; p++ {
+			c0, channels, group := s.Panel(p)
+			from := panelOf(delta[first*s.LdDelta:], s.LdDelta, c0, channels, tokens, &dense)
+			shift := panelVector(o.DeltaBias, c0, channels, &bias)
+			if shift == nil {
+				shift = &noBias[0]
+			}
+			arm64.ScanInNEON(&steps[0], from.x, from.ld, shift, from.order, n)
+			if o.Softplus {
+				arm64.SoftplusNEON(&steps[0], &steps[0], n*panel)
+			}
+			from = panelOf(u[first*s.LdU:], s.LdU, c0, channels, tokens, &dense)
+			arm64.ScanInputNEON(&inputs[0], &sums[0], &steps[0], from.x, from.ld, panelVector(o.D, c0, channels, &direct), from.order, n, flag(o.NoInputGate))
+
+			call.A0, call.Vectors = &a.panels[p*s.N*panel], (channels+3)/4
+			for i := 0; i < s.N; i += call.States {
+				call.States, call.Form = scanPart(i, s.N, general, a.powers)
+				row := (p*s.N + i) * panel
+				call.A = &a.panels[row]
+				call.B = scanRow(b, s.ConstB, row, first*s.LdB+group*s.N+i)
+				call.C = scanRow(c, s.ConstC, row, first*s.LdC+group*s.N+i)
+				if channels == panel {
+					call.State, call.LdState = &state[i*s.Ch+c0], size*s.Ch
+					arm64.ScanNEON(&call)
+					continue
+				}
+				for k := range call.States {
+					copy(states[k*panel:], state[(i+k)*s.Ch+c0:][:channels])
+				}
+				call.State, call.LdState = &states[0], size*panel
+				arm64.ScanNEON(&call)
+				for k := range call.States {
+					copy(state[(i+k)*s.Ch+c0:][:channels], states[k*panel:])
+				}
+			}
+
+			var gate *float32
+			if o.Z != nil {
+				from = panelOf(o.Z[first*s.LdZ:], s.LdZ, c0, channels, tokens, &dense)
+				gate = &inputs[0]
+				arm64.ScanInNEON(gate, from.x, from.ld, &noBias[0], from.order, n)
+				arm64.SiluNEON(gate, gate, n*panel)
+			}
+			out := y[first*s.LdY:]
+			to := panelOf(out, s.LdY, c0, channels, tokens, &dense)
+			arm64.ScanOutNEON(to.x, to.ld, &sums[0], gate, to.order, n, flag(o.Add))
+			if channels < panel {
+				for i, t := range tokens {
+					copy(out[int(t)*s.LdY+c0:][:channels], dense[i*panel:])
+				}
+			}
+		}
+	}
+}
+
+// scanPart returns how many of n states, from state i on, the next pass over the tokens
+// takes, and in which form.
+func scanPart(i, n, general int, powers bool) (states, form int) {
+	plain := general == arm64.ScanGeneral || general == arm64.ScanFalling
+	if powers && plain && n-i >= 4 {
+		if states = 4; n-i >= 16 {
+			states = 16
+		}
+		if i > 0 {
+			return states, arm64.ScanOn
+		}
+		return states, arm64.ScanPowers
+	}
+	if plain && n-i >= 8 {
+		return 8, general
+	}
+	if general == arm64.ScanFalling {
+		general = arm64.ScanGeneral
+	}
+	if n-i >= 4 {
+		return 4, general
+	}
+	return 1, general
+}
+
+// scanRow returns the address of the row of a panel, or of an element of a token.
+func scanRow(x []float32, panels bool, row, element int) *float32 {
+	if panels {
+		return &x[row]
+	}
+	return &x[element]
+}
