@@ -230,16 +230,16 @@ func meanRowsVector(l Level, dst, x []float32, ldx, rows, c int) {
 	}
 }
 
-func scaleRowsVector(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, s []float32) {
-	chunk := max(1, callWork/cols)
-	for r := 0; r < rows; r += chunk {
-		n := min(chunk, rows-r)
-		if l == AVX512 {
-			amd64.ScaleRowsAVX512(&y[r*ldy], ldy, &x[r*ldx], ldx, n, cols, &s[r])
-		} else {
-			amd64.ScaleRowsAVX2(&y[r*ldy], ldy, &x[r*ldx], ldx, n, cols, &s[r])
-		}
+func scaleRowsCall(l Level, y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32) {
+	if l == AVX512 {
+		amd64.ScaleRowsAVX512(y, ldy, x, ldx, rows, cols, s)
+	} else {
+		amd64.ScaleRowsAVX2(y, ldy, x, ldx, rows, cols, s)
 	}
+}
+
+func transposeSquares(dst *float32, ldd int, src *float32, lds, rows, cols int) {
+	amd64.TransposeAVX2(dst, ldd, src, lds, rows, cols)
 }
 
 // outerSumVector needs tokens·rows of a bounded size: a call cannot be preempted.

@@ -125,10 +125,6 @@ func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c in
 
 func meanRowsVector(l Level, dst, x []float32, ldx, rows, c int) { ref.MeanRows(dst, x, ldx, rows, c) }
 
-func scaleRowsVector(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, s []float32) {
-	generic.ScaleRows(y, ldy, x, ldx, rows, cols, s)
-}
-
 func outerSumVector(l Level, y []float32, ldy int, k []float32, ldk int, v []float32, ldv, tokens, rows, cols int) {
 	generic.OuterSum(y, ldy, k, ldk, v, ldv, tokens, rows, cols)
 }
@@ -139,12 +135,4 @@ func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv i
 
 func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
 	generic.LinAttnReadout(y, ldy, q, ldq, kv, ksum, rope, s, eps)
-}
-
-func conv1dVector(l Level, y, state, x, w, bias []float32, s Conv1DShape, act Activation) {
-	generic.Conv1D(y, state, x, w, bias, s, act)
-}
-
-func transposeVector(dst []float32, ldd int, src []float32, lds, rows, cols int) {
-	generic.Transpose(dst, ldd, src, lds, rows, cols)
 }

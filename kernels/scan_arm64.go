@@ -21,6 +21,15 @@ var noBias [ref.ScanLanes]float32
 // scanRows are dense rows of a panel's channels.
 type scanRows [arm64.ScanTokens * ref.ScanLanes]float32
 
+// block returns the tokens of a block of steps, counted from the token first.
+func block(order []int32, step, steps int) (tokens []int32, first int) {
+	n := min(arm64.ScanTokens, steps-step)
+	if order == nil {
+		return inOrder[:n], step
+	}
+	return order[step : step+n], 0
+}
+
 // panelRows are where the assembly finds the rows of a panel, at the tokens of order.
 type panelRows struct {
 	x     *float32
@@ -87,11 +96,8 @@ func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32,
 		call.LdC = size * s.LdC
 	}
 	for step := 0; step < s.L; step += arm64.ScanTokens {
-		n := min(arm64.ScanTokens, s.L-step)
-		tokens, first := inOrder[:n], step // and the token that tokens counts from
-		if s.Order != nil {
-			tokens, first = s.Order[step:step+n], 0
-		}
+		tokens, first := block(s.Order, step, s.L)
+		n := len(tokens)
 		call.Tokens, call.Order = n, &tokens[0]
 		for p := s.Panel0; p < s.Panel1; p++ {
 			c0, channels, group := s.Panel(p)
@@ -179,4 +185,56 @@ func scanRow(x []float32, panels bool, row, element int) *float32 {
 		return &x[row]
 	}
 	return &x[element]
+}
+
+// conv1dVector is generic.Conv1D at level NEON. The last channels, which do not fill a
+// vector, go through copies.
+func conv1dVector(l Level, y, state, x, w, bias []float32, s Conv1DShape, act Activation) {
+	const lanes = 4
+	silu := flag(act == SiLU)
+	for step := 0; step < s.L; step += arm64.ScanTokens {
+		tokens, first := block(s.Order, step, s.L)
+		from, to := x[first*s.LdX:], y[first*s.LdY:]
+		full := s.Ch0 + (s.Ch1-s.Ch0)/lanes*lanes
+		for c := s.Ch0; c < full; c += lanes {
+			var shift *float32
+			if bias != nil {
+				shift = &bias[c]
+			}
+			arm64.Conv1DNEON(&to[c], s.LdY, &from[c], s.LdX, &tokens[0], len(tokens), silu, &state[c], s.Ch, &w[c], s.Ch, shift, s.Width)
+		}
+		if full == s.Ch1 {
+			continue
+		}
+		var rows [arm64.ScanTokens * lanes]float32
+		var before, taps [4 * lanes]float32
+		var shift [lanes]float32
+		for i, t := range tokens {
+			copy(rows[i*lanes:], from[int(t)*s.LdX+full:int(t)*s.LdX+s.Ch1])
+		}
+		for j := range s.Width {
+			copy(taps[j*lanes:], w[j*s.Ch+full:j*s.Ch+s.Ch1])
+		}
+		for j := range s.Width - 1 {
+			copy(before[j*lanes:], state[j*s.Ch+full:j*s.Ch+s.Ch1])
+		}
+		if bias != nil {
+			copy(shift[:], bias[full:s.Ch1])
+		}
+		arm64.Conv1DNEON(&rows[0], lanes, &rows[0], lanes, &inOrder[0], len(tokens), silu, &before[0], lanes, &taps[0], lanes, &shift[0], s.Width)
+		for i, t := range tokens {
+			copy(to[int(t)*s.LdY+full:int(t)*s.LdY+s.Ch1], rows[i*lanes:])
+		}
+		for j := range s.Width - 1 {
+			copy(state[j*s.Ch+full:j*s.Ch+s.Ch1], before[j*lanes:])
+		}
+	}
+}
+
+func scaleRowsCall(l Level, y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32) {
+	arm64.ScaleRowsNEON(y, ldy, x, ldx, rows, cols, s)
+}
+
+func transposeSquares(dst *float32, ldd int, src *float32, lds, rows, cols int) {
+	arm64.TransposeNEON(dst, ldd, src, lds, rows, cols)
 }

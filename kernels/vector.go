@@ -70,3 +70,11 @@ func gemmEdge(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w *fl
 		}
 	}
 }
+
+// scaleRowsVector is generic.ScaleRows in assembly.
+func scaleRowsVector(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, s []float32) {
+	chunk := max(1, callWork/cols)
+	for r := 0; r < rows; r += chunk {
+		scaleRowsCall(l, &y[r*ldy], ldy, &x[r*ldx], ldx, min(chunk, rows-r), cols, &s[r])
+	}
+}

@@ -73,3 +73,30 @@ func ScanOutNEON(y *float32, ldy int, sums, gate *float32, order *int32, tokens,
 //
 //go:noescape
 func SoftplusNEON(y, x *float32, n int)
+
+// Conv1DNEON computes for each step i with t = order[i], of four channels,
+//
+//	y[t*ldy:] = act(bias + Σ_j w[j*ldw:] * (the input width-1-j steps before))
+//
+// where the inputs before the first step are the rows state[j*ldstate:], the oldest
+// first, which take the last width-1 inputs in the end. bias may be nil; act is SiLU
+// where silu is not 0; width is 2 to 4.
+//
+//go:noescape
+func Conv1DNEON(y *float32, ldy int, x *float32, ldx int, order *int32, tokens, silu int, state *float32, ldstate int, w *float32, ldw int, bias *float32, width int)
+
+// TransposeNEON transposes rows x cols elements, both multiples of 8:
+//
+//	for i := range rows {
+//		for j := range cols {
+//			dst[j*ldd+i] = src[i*lds+j]
+//		}
+//	}
+//
+//go:noescape
+func TransposeNEON(dst *float32, ldd int, src *float32, lds, rows, cols int)
+
+// ScaleRowsNEON computes y[r*ldy+c] = x[r*ldx+c] * s[r]; y may be x.
+//
+//go:noescape
+func ScaleRowsNEON(y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32)
