@@ -73,8 +73,7 @@ func flag(b bool) int {
 // that their rows stay in the caches for all channels.
 func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32, s ScanShape, o ScanOptions) {
 	const panel, size = ref.ScanLanes, 4
-	var steps [(arm64.ScanTokens + 1) * panel]float32
-	var inputs, sums, dense scanRows
+	var steps, powers, inputs, sums, dense scanRows
 	var states [16 * panel]float32
 	var bias, direct [panel]float32
 	general := arm64.ScanGeneral
@@ -88,7 +87,7 @@ func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32,
 	case o.Softplus && !a.grows:
 		general = arm64.ScanFalling
 	}
-	call := arm64.ScanCall{Steps: &steps[0], Inputs: &inputs[0], Sums: &sums[0]}
+	call := arm64.ScanCall{Powers: &powers[0], Inputs: &inputs[0], Sums: &sums[0]}
 	if !s.ConstB {
 		call.LdB = size * s.LdB
 	}
@@ -113,11 +112,19 @@ func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32,
 			from = panelOf(u[first*s.LdU:], s.LdU, c0, channels, tokens, &dense)
 			arm64.ScanInputNEON(&inputs[0], &sums[0], &steps[0], from.x, from.ld, panelVector(o.D, c0, channels, &direct), from.order, n, flag(o.NoInputGate))
 
-			call.A0, call.Vectors = &a.panels[p*s.N*panel], (channels+3)/4
+			call.Vectors = (channels + 3) / 4
 			for i := 0; i < s.N; i += call.States {
 				call.States, call.Form = scanPart(i, s.N, general, a.powers)
 				row := (p*s.N + i) * panel
-				call.A = &a.panels[row]
+				call.A, call.Steps = &a.panels[row], &steps[0]
+				if call.Form == arm64.ScanPowers {
+					call.Steps = &powers[0]
+				} else if call.Form == arm64.ScanOn {
+					call.Steps = &dense[0]
+				}
+				if call.Steps != &steps[0] {
+					arm64.ScanDecayNEON(call.Steps, &steps[0], call.A, n)
+				}
 				call.B = scanRow(b, s.ConstB, row, first*s.LdB+group*s.N+i)
 				call.C = scanRow(c, s.ConstC, row, first*s.LdC+group*s.N+i)
 				if channels == panel {

@@ -10,8 +10,8 @@ const ScanTokens = 64
 const (
 	ScanGeneral = iota // b[token·LdB+n], c[token·LdC+n]; decay n is exp2(steps · a[n])
 	ScanFalling        // as ScanGeneral, for steps · a that is nowhere above 127
-	ScanPowers         // decay n is exp2(steps · a0[0])^(n+1)
-	ScanOn             // decay n is exp2(steps · a[0]) · exp2(steps · a0[0])^n
+	ScanPowers         // decay n is steps^(n+1)
+	ScanOn             // decay n is steps · powers^n
 	ScanB              // as ScanGeneral, with b a panel like a
 	ScanC              // as ScanGeneral, with c a panel like a
 	ScanBC             // as ScanGeneral, with b and c panels like a
@@ -21,20 +21,25 @@ const (
 // them. Distances are in bytes; each step i has the token t = Order[i]. The generator
 // knows the order of the fields.
 type ScanCall struct {
-	// Rows of 16: what the states are decayed by, delta·u, and the sums so far. Of
-	// Steps one row more than Tokens is read.
-	Steps, Inputs, Sums *float32
-	Order               *int32
-	Tokens, Vectors     int
-	A, A0               *float32 // rows of 16 channels, of the first of these states and of state 0
-	B                   *float32 // of token 0 (or of the panel) at the first of these states
-	LdB                 int      // between tokens, 0 for a panel
-	C                   *float32
-	LdC                 int
-	State               *float32 // of the first of these states
-	LdState             int      // between states
-	States, Form        int
+	// Rows of 16: what gives the decays, delta·u, and the sums so far.
+	Steps, Powers, Inputs, Sums *float32
+	Order                       *int32
+	Tokens, Vectors             int
+	A                           *float32 // rows of 16 channels, of the first of these states
+	B                           *float32 // of token 0 (or of the panel) at the first of these states
+	LdB                         int      // between tokens, 0 for a panel
+	C                           *float32
+	LdC                         int
+	State                       *float32 // of the first of these states
+	LdState                     int      // between states
+	States, Form                int
 }
+
+// ScanDecayNEON computes decays[16*i+j] = exp2(steps[16*i+j] * a[j]) for i < tokens,
+// at most 2^127.5, and perhaps 0 below 2^-126.
+//
+//go:noescape
+func ScanDecayNEON(decays, steps, a *float32, tokens int)
 
 // ScanNEON advances States states of each channel over the tokens:
 //
@@ -42,7 +47,7 @@ type ScanCall struct {
 //	sums[i] += Σ_n c[t, n]·h[n]
 //
 // States is 8 (ScanGeneral, ScanFalling), 16 (ScanPowers, ScanOn), 4 (all but
-// ScanFalling), or 1 (all without powers but ScanFalling; then Vectors is 4).
+// ScanFalling), or 1 (ScanGeneral and those with panels; then Vectors is 4).
 //
 //go:noescape
 func ScanNEON(call *ScanCall)

@@ -23,7 +23,7 @@ func (g *gen) conv1d() {
 		g.op("LSL $2, R%d, R%d", r, r)
 	}
 	g.table()
-	g.op("VEOR V4.B16, V4.B16, V4.B16")
+	g.zero(bias)
 	g.op("CBZ R11, unbiased")
 	g.ldr(0, 11, bias)
 	g.p("unbiased:")

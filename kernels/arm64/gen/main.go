@@ -69,7 +69,7 @@ func main() {
 	file("gemm", (*gen).gemm)
 	file("activation", (*gen).activations)
 	file("rows", (*gen).finish, func(g *gen) { g.binary("Add", "FADD") }, func(g *gen) { g.binary("Mul", "FMUL") }, (*gen).peak)
-	file("scan", (*gen).scanConstants, (*gen).scan, (*gen).scanIn, (*gen).scanInput, (*gen).scanOut, (*gen).softplus, (*gen).conv1d)
+	file("scan", (*gen).scanConstants, (*gen).scanDecay, (*gen).scan, (*gen).scanIn, (*gen).scanInput, (*gen).scanOut, (*gen).softplus, (*gen).conv1d)
 	file("transpose", (*gen).transpose, (*gen).scaleRows)
 }
 

@@ -11,7 +11,8 @@ import (
 // reads by token is gathered into dense rows of 16 floats: ScanIn adds the bias to
 // delta, ScanInput makes delta·u and begins the sums, Scan passes over the tokens
 // with some of the states of a vector of channels in registers, as often as the
-// number of states asks for, and ScanOut gates the sums.
+// number of states asks for, and ScanOut gates the sums. Where one exponential serves
+// several states, or a state is alone, ScanDecay makes those of all tokens before.
 
 const (
 	scanPanel  = 16 // channels
@@ -89,16 +90,18 @@ func (g *gen) scanConstants() {
 	g.p("GLOBL scanConstants<>(SB), RODATA|NOPTR, $%d", 16*len(scanValues))
 }
 
-// tableAt is the register of the table's address in functions that use constant.
-const tableAt = 25
+// tableAt is the register of an address in the table in functions that use constant.
+// Offsets from it are no multiples of 16, so that they become unscaled loads, which on
+// Neoverse N1 are one operation where others are two.
+const tableAt, tableOff = 25, 136
 
-func (g *gen) table() { g.op("MOVD $scanConstants<>(SB), R%d", tableAt) }
+func (g *gen) table() { g.op("MOVD $scanConstants<>+%d(SB), R%d", tableOff, tableAt) }
 
 // constant loads a constant into V(v).
 func (g *gen) constant(name string, v int) {
 	for i, c := range scanValues {
 		if c.name == name {
-			g.ldr(16*i, tableAt, v)
+			g.ldr(16*i-tableOff, tableAt, v)
 			return
 		}
 	}
@@ -107,6 +110,9 @@ func (g *gen) constant(name string, v int) {
 
 func (g *gen) ldr(off, base, v int) { g.op("FMOVQ %d(R%d), F%d", off, base, v) }
 func (g *gen) str(v, off, base int) { g.op("FMOVQ F%d, %d(R%d)", v, off, base) }
+
+// zero clears V(v); an exclusive or would wait for what is there.
+func (g *gen) zero(v int) { g.op("VMOVI $0, V%d.B16", v) }
 
 // args loads arguments, given as name+offset, into R0, R1 ..
 func (g *gen) args(args ...string) {
@@ -213,7 +219,7 @@ func (g *gen) decay(d, x, k, p, q int, kept scanKept) {
 }
 
 // scanCall is the order of the fields of arm64.ScanCall.
-var scanCall = []string{"steps", "inputs", "sums", "order", "tokens", "vectors", "a", "a0", "b", "ldB", "c", "ldC", "state", "ldState", "states", "form"}
+var scanCall = []string{"steps", "powers", "inputs", "sums", "order", "tokens", "vectors", "a", "b", "ldB", "c", "ldC", "state", "ldState", "states", "form"}
 
 // field loads a field of the call at R0.
 func (g *gen) field(name string, r int) {
@@ -227,7 +233,8 @@ func (g *gen) field(name string, r int) {
 //	R4 R5        the order; tokens left
 //	R6 R7 R8 R9  B and C, and their distances of tokens
 //	R10 R11      the rows of B and C
-//	R12 R13      A of the body's first state, and of state 0
+//	R12          A of the body's first state
+//	R13          rows of the decays of state 0, in the form scanOn
 //	R14 R15 R16  the row of a state, the first one, their distance
 //	R17          a temporary
 //	R19 R20      vectors of channels left; bytes from the first vector to this one
@@ -268,7 +275,7 @@ func (g *gen) scan() {
 }
 
 // scanRegisters are the fields that a body keeps in registers, by their number.
-var scanRegisters = [...]string{1: "steps", 2: "inputs", 3: "sums", 4: "order", 5: "tokens", 6: "b", 7: "ldB", 8: "c", 9: "ldC", 12: "a", 13: "a0", 15: "state", 16: "ldState"}
+var scanRegisters = [...]string{1: "steps", 2: "inputs", 3: "sums", 4: "order", 5: "tokens", 6: "b", 7: "ldB", 8: "c", 9: "ldC", 12: "a", 13: "powers", 15: "state", 16: "ldState"}
 
 // scanFields loads the registers of a body.
 func (g *gen) scanFields() {
@@ -289,7 +296,7 @@ func (g *gen) scanBegin(form, n int) (name string) {
 	for r, name := range scanRegisters {
 		switch {
 		case name == "b" && !constB(form), name == "c" && !constC(form):
-		case slices.Contains([]string{"steps", "inputs", "sums", "a", "a0", "b", "c", "state"}, name):
+		case slices.Contains([]string{"steps", "powers", "inputs", "sums", "a", "b", "c", "state"}, name):
 			g.op("ADD R20, R%d, R%d", r, r)
 		}
 	}
@@ -380,7 +387,7 @@ func (g *gen) scanGeneral(form, n int) {
 	g.op("FMOVQ.P %d(R2), F%d", scanRow, du)
 	g.ldr(0, 3, sums[0])
 	for _, s := range sums[1:] {
-		g.op("VEOR V%d.B16, V%d.B16, V%d.B16", s, s, s)
+		g.zero(s)
 	}
 	g.scanRows()
 	for i := 0; i < n; i += 4 {
@@ -406,16 +413,33 @@ func (g *gen) scanGeneral(form, n int) {
 		}
 		g.weave(parts...)
 	}
-	g.v3("FADD", sums[0], sums[0], sums[1])
-	g.v3("FADD", sums[2], sums[2], sums[3])
-	g.v3("FADD", sums[0], sums[0], sums[2])
-	g.op("FMOVQ.P F%d, %d(R3)", sums[0], scanRow)
+	g.total(sums)
 	g.scanEnd(name, n)
 }
 
+// scanDecay writes ScanDecayNEON. Registers: R0 decays, R1 steps, R2 a, R3 tokens
+// left; V0 to V15 four chains of four temporaries, V16 to V19 a, V20 to V23 constants.
+func (g *gen) scanDecay() {
+	g.p("// func ScanDecayNEON(decays, steps, a *float32, tokens int)")
+	g.p("TEXT ·ScanDecayNEON(SB), 0, $128-32")
+	g.args("decays+0", "steps+8", "a+16", "tokens+24")
+	g.table()
+	kept := scanKept{magic: 20, lo: 21, hi: 22, top: 23}
+	g.keep(kept)
+	g.quad("VLD1", 16, "(R2)")
+	g.op("PCALIGN $16")
+	g.p("loop:")
+	g.decays(1, 0, 16, kept)
+	g.quad("VST1.P", 0, "64(R0)")
+	g.op("SUBS $1, R3, R3")
+	g.op("BNE loop")
+	g.op("RET")
+}
+
 // scanSingle writes the body of one state, the four vectors of a panel beside each
-// other. Here the decay is formed, to wait for the token before no longer than need
-// be.
+// other. The decay is formed here, to wait for the token before no longer than need
+// be. V0 to V3 are the states, V4 to V7 a, V8 and V9 B and C, V10 to V25 four chains of
+// four temporaries, V26 to V29 constants.
 func (g *gen) scanSingle(form int) {
 	const a, b, c, temporaries = 4, 8, 9, 10
 	kept := scanKept{magic: 26, lo: 27, hi: 28, top: 29}
@@ -423,8 +447,8 @@ func (g *gen) scanSingle(form int) {
 	g.p("")
 	g.p("form%s:", name)
 	g.scanFields()
-	g.op("VLD1 (R15), [V0.S4, V1.S4, V2.S4, V3.S4]")
-	g.op("VLD1 (R12), [V%d.S4, V%d.S4, V%d.S4, V%d.S4]", a, a+1, a+2, a+3)
+	g.quad("VLD1", 0, "(R15)")
+	g.quad("VLD1", a, "(R12)")
 	g.keep(kept)
 	g.op("PCALIGN $16")
 	g.p("loop%s:", name)
@@ -435,118 +459,119 @@ func (g *gen) scanSingle(form int) {
 	if !constC(form) {
 		g.op("FMOVS (R11), F%d", c)
 	}
-	var parts []func()
+	g.decays(1, temporaries, a, kept)
+	input, sum, t := temporaries+4, temporaries+8, temporaries+12
+	g.quad("VLD1.P", input, "64(R2)")
+	g.quad("VLD1", sum, "(R3)")
 	for v := range 4 {
-		x, k, p, q := temporaries+4*v, temporaries+4*v+1, temporaries+4*v+2, temporaries+4*v+3
-		parts = append(parts, func() {
-			g.ldr(16*v, 1, x)
-			g.v3("FMUL", x, x, a+v)
-			g.v3("FMAX", x, x, kept.lo)
-			g.v3("FMIN", x, x, kept.hi)
-			g.decay(x, x, k, p, q, kept)
-			g.ldr(16*v, 2, k)
-			g.ldr(16*v, 3, p)
-			g.v3("FMUL", v, v, x)
-			if constB(form) {
-				g.ldr(16*v, 10, q)
-				g.v3("FMLA", v, k, q)
-			} else {
-				g.fmlaLane(v, k, b, 0)
-			}
-			if constC(form) {
-				g.ldr(16*v, 11, q)
-				g.v3("FMLA", p, v, q)
-			} else {
-				g.fmlaLane(p, v, c, 0)
-			}
-			g.str(p, 16*v, 3)
-		})
+		g.v3("FMUL", v, v, temporaries+v)
 	}
-	g.weave(parts...)
-	for r := 1; r <= 3; r++ {
-		g.op("ADD $%d, R%d, R%d", scanRow, r, r)
+	operand := func(constant bool, at, d, n, lane int) {
+		if constant {
+			g.quad("VLD1", t, fmt.Sprintf("(R%d)", at))
+		}
+		for v := range 4 {
+			if constant {
+				g.v3("FMLA", d+v, n+v, t+v)
+			} else {
+				g.fmlaLane(d+v, n+v, lane, 0)
+			}
+		}
 	}
+	operand(constB(form), 10, 0, input, b)
+	operand(constC(form), 11, sum, 0, c)
+	g.quad("VST1", sum, "(R3)")
+	g.op("ADD $%d, R3, R3", scanRow)
 	g.op("SUBS $1, R5, R5")
 	g.op("BNE loop%s", name)
-	g.op("VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R15)")
+	g.quad("VST1", 0, "(R15)")
 	g.op("RET")
 }
 
+// quad loads or stores four registers.
+func (g *gen) quad(op string, v int, at string) {
+	list := fmt.Sprintf("[V%d.S4, V%d.S4, V%d.S4, V%d.S4]", v, v+1, v+2, v+3)
+	if op == "VST1" || op == "VST1.P" {
+		at, list = list, at
+	}
+	g.op("%s %s, %s", op, at, list)
+}
+
+// decays leaves the decays of a panel's next token at R(at) in V(t) and on: 2 to the
+// power of it times V(a) and on. V(t) to V(t+15) are four chains' temporaries.
+func (g *gen) decays(at, t, a int, kept scanKept) {
+	g.quad("VLD1.P", t, fmt.Sprintf("64(R%d)", at))
+	var parts []func()
+	for v := range 4 {
+		x := t + v
+		parts = append(parts, func() {
+			g.v3("FMUL", x, x, a+v)
+			g.v3("FMAX", x, x, kept.lo)
+			g.v3("FMIN", x, x, kept.hi)
+			g.decay(x, x, x+4, x+8, x+12, kept)
+		})
+	}
+	g.weave(parts...)
+}
+
 // scanPowers writes the body of n states whose decays are products: those of four
-// states, times the fourth power of the first, are those of the next four. The one
-// exponential of a token is made during the token before, since nothing else could
-// begin without it; later states have an exponential more, of their own first state.
+// states, times the fourth power of that of state 0, are those of the next four. The
+// first ones are w, w², w³ and w⁴, or for later states v, v w, v w² and v w³.
 func (g *gen) scanPowers(form, n int) {
-	const w4, du, b, c, temporaries = 20, 21, 24, 25, 26
-	e, sums := []int{16, 17, 18, 19}, []int{22, 23}
-	kept := scanKept{magic: 30, lo: -1, hi: -1, top: 31}
-	ahead := form == scanPowers
+	const w4, du, b, c = 20, 21, 26, 27
+	e, sums := []int{16, 17, 18, 19}, []int{22, 23, 24, 25}
 	name := g.scanBegin(form, n)
-	g.keep(kept)
-	// exponential leaves the decay of the states at R(a) in V(d).
-	exponential := func(d, a int, t [4]int) {
-		x, k := t[0], t[1]
-		g.ldr(0, 1, x)
-		if a == 13 { // the last one to read it
-			g.op("ADD $%d, R1, R1", scanRow)
-		}
-		g.ldr(0, a, k)
-		g.v3("FMUL", x, x, k)
-		g.bound("FMAX", x, "lo", -1, k)
-		g.bound("FMIN", x, "hi", -1, k)
-		g.decay(d, x, k, t[2], t[3], kept)
-	}
-	next := func() { exponential(e[0], 13, [4]int{26, 27, 28, 29}) }
-	if ahead {
-		next()
-	}
 	g.op("PCALIGN $16")
 	g.p("loop%s:", name)
+	g.op("FMOVQ.P %d(R1), F%d", scanRow, e[0])
 	g.op("FMOVQ.P %d(R2), F%d", scanRow, du)
 	g.ldr(0, 3, sums[0])
-	g.op("VEOR V%d.B16, V%d.B16, V%d.B16", sums[1], sums[1], sums[1])
+	for _, s := range sums[1:] {
+		g.zero(s)
+	}
 	g.scanRows()
-	if !ahead {
-		g.weave(func() { exponential(e[0], 12, [4]int{26, 27, 28, 29}) }, func() { exponential(e[3], 13, [4]int{17, 18, 19, 20}) })
-		g.v3("FMUL", e[1], e[0], e[3])
+	four := e // the decays of a group
+	if form == scanPowers {
+		four = []int{e[0], e[1], e[2], w4}
+		g.v3("FMUL", e[1], e[0], e[0])
+		g.v3("FMUL", e[2], e[1], e[0])
+		g.v3("FMUL", w4, e[1], e[1])
+	} else {
+		g.op("FMOVQ.P %d(R13), F%d", scanRow, e[3])
 		g.v3("FMUL", w4, e[3], e[3])
+		g.v3("FMUL", e[1], e[0], e[3])
 		g.v3("FMUL", e[2], e[0], w4)
 		g.v3("FMUL", e[3], e[1], w4)
 		g.v3("FMUL", w4, w4, w4)
 	}
-	states := func() {
-		four := e // the decays of this group
-		if ahead {
-			four = []int{e[0], e[1], e[2], w4}
-			g.v3("FMUL", e[1], e[0], e[0])
-			g.v3("FMUL", e[2], e[1], e[0])
-			g.v3("FMUL", w4, e[1], e[1])
+	for i := 0; i < n; i += 4 {
+		g.fours(form, i, b, c)
+		for j := range 4 {
+			g.v3("FMUL", i+j, i+j, four[j])
 		}
-		for i := 0; i < n; i += 4 {
-			g.fours(form, i, b, c)
-			for j := range 4 {
-				g.v3("FMUL", i+j, i+j, four[j])
-			}
-			for j := range 4 {
-				g.fmlaLane(i+j, du, b, j)
-			}
-			for j := range 4 {
-				g.fmlaLane(sums[j%2], i+j, c, j)
-				if i+4 < n {
-					g.v3("FMUL", e[j], four[j], w4)
-				}
-			}
-			four = e
+		for j := range 4 {
+			g.fmlaLane(i+j, du, b, j)
 		}
+		for j := range 4 {
+			if i+4 < n {
+				g.v3("FMUL", e[j], four[j], w4)
+			}
+			g.fmlaLane(sums[j], i+j, c, j)
+		}
+		four = e
 	}
-	if ahead {
-		g.weave(states, next)
-	} else {
-		states()
-	}
-	g.v3("FADD", sums[0], sums[0], sums[1])
-	g.op("FMOVQ.P F%d, %d(R3)", sums[0], scanRow)
+	g.total(sums)
 	g.scanEnd(name, n)
+}
+
+// total stores the sum of four parts. The address is not advanced by the store, which
+// would make the next token's loads wait for it where a store is one operation.
+func (g *gen) total(sums []int) {
+	g.v3("FADD", sums[0], sums[0], sums[1])
+	g.v3("FADD", sums[2], sums[2], sums[3])
+	g.v3("FADD", sums[0], sums[0], sums[2])
+	g.str(sums[0], 0, 3)
+	g.op("ADD $%d, R3, R3", scanRow)
 }
 
 // scanIn writes ScanInNEON. Registers: R0 work, R1 R2 rows of x and their distance,
@@ -556,14 +581,14 @@ func (g *gen) scanIn() {
 	g.p("TEXT ·ScanInNEON(SB), 0, $128-48")
 	g.args("work+0", "x+8", "ldx+16", "order+32", "tokens+40", "bias+24")
 	g.op("LSL $2, R2, R2")
-	g.op("VLD1 (R5), [V4.S4, V5.S4, V6.S4, V7.S4]")
+	g.quad("VLD1", 4, "(R5)")
 	g.p("loop:")
 	g.rowOf(3, 1, 2, 6)
-	g.op("VLD1 (R6), [V0.S4, V1.S4, V2.S4, V3.S4]")
+	g.quad("VLD1", 0, "(R6)")
 	for i := range 4 {
 		g.v3("FADD", i, i, 4+i)
 	}
-	g.op("VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], %d(R0)", scanRow)
+	g.quad("VST1.P", 0, "64(R0)")
 	g.op("SUBS $1, R4, R4")
 	g.op("BNE loop")
 	g.op("RET")
@@ -578,26 +603,26 @@ func (g *gen) scanInput() {
 	g.args("inputs+0", "sums+8", "steps+16", "u+24", "ldu+32", "order+48", "tokens+56", "plain+64", "d+40")
 	g.op("LSL $2, R4, R4")
 	g.op("CBZ R8, loop")
-	g.op("VLD1 (R8), [V8.S4, V9.S4, V10.S4, V11.S4]")
+	g.quad("VLD1", 8, "(R8)")
 	g.p("loop:")
 	g.rowOf(5, 3, 4, 9)
-	g.op("VLD1 (R9), [V0.S4, V1.S4, V2.S4, V3.S4]")
+	g.quad("VLD1", 0, "(R9)")
 	for i := range 4 {
-		g.op("VEOR V%d.B16, V%d.B16, V%d.B16", 4+i, 4+i, 4+i)
+		g.zero(4 + i)
 	}
 	g.op("CBZ R8, direct")
 	for i := range 4 {
 		g.v3("FMUL", 4+i, 8+i, i)
 	}
 	g.p("direct:")
-	g.op("VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], %d(R1)", scanRow)
+	g.quad("VST1.P", 4, "64(R1)")
 	g.op("CBNZ R7, put")
-	g.op("VLD1.P %d(R2), [V4.S4, V5.S4, V6.S4, V7.S4]", scanRow)
+	g.quad("VLD1.P", 4, "64(R2)")
 	for i := range 4 {
 		g.v3("FMUL", i, i, 4+i)
 	}
 	g.p("put:")
-	g.op("VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], %d(R0)", scanRow)
+	g.quad("VST1.P", 0, "64(R0)")
 	g.op("SUBS $1, R6, R6")
 	g.op("BNE loop")
 	g.op("RET")
@@ -613,20 +638,20 @@ func (g *gen) scanOut() {
 	g.op("LSL $2, R1, R1")
 	g.p("loop:")
 	g.rowOf(4, 0, 1, 7)
-	g.op("VLD1.P %d(R2), [V0.S4, V1.S4, V2.S4, V3.S4]", scanRow)
+	g.quad("VLD1.P", 0, "64(R2)")
 	g.op("CBZ R3, gated")
-	g.op("VLD1.P %d(R3), [V4.S4, V5.S4, V6.S4, V7.S4]", scanRow)
+	g.quad("VLD1.P", 4, "64(R3)")
 	for i := range 4 {
 		g.v3("FMUL", i, i, 4+i)
 	}
 	g.p("gated:")
 	g.op("CBZ R6, put")
-	g.op("VLD1 (R7), [V4.S4, V5.S4, V6.S4, V7.S4]")
+	g.quad("VLD1", 4, "(R7)")
 	for i := range 4 {
 		g.v3("FADD", i, i, 4+i)
 	}
 	g.p("put:")
-	g.op("VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R7)")
+	g.quad("VST1", 0, "(R7)")
 	g.op("SUBS $1, R5, R5")
 	g.op("BNE loop")
 	g.op("RET")
@@ -645,7 +670,7 @@ func (g *gen) softplus() {
 	g.table()
 	kept := scanKept{magic: 29, lo: 30, hi: -1, top: 31}
 	g.keep(kept)
-	g.op("VEOR V28.B16, V28.B16, V28.B16")
+	g.zero(28)
 	chain := func(load, store string, i int) {
 		x, k, p, q, positive := 5*i, 5*i+1, 5*i+2, 5*i+3, 5*i+4
 		g.op(load, x)
