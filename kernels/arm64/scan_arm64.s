@@ -182,56 +182,56 @@ TEXT ·ScanNEON(SB), 0, $128-8
 	CMP $0, R2
 	BNE not0
 	CMP $8, R1
-	BEQ form0_8
+	BEQ formgeneral8
 	CMP $4, R1
-	BEQ form0_4
+	BEQ formgeneral4
 	CMP $1, R1
-	BEQ form0_1
+	BEQ formgeneral1
 not0:
 	CMP $1, R2
 	BNE not1
 	CMP $8, R1
-	BEQ form1_8
+	BEQ formfalling8
 not1:
 	CMP $2, R2
 	BNE not2
 	CMP $16, R1
-	BEQ form2_16
+	BEQ formpowers16
 	CMP $4, R1
-	BEQ form2_4
+	BEQ formpowers4
 not2:
 	CMP $3, R2
 	BNE not3
 	CMP $16, R1
-	BEQ form3_16
+	BEQ formon16
 	CMP $4, R1
-	BEQ form3_4
+	BEQ formon4
 not3:
 	CMP $4, R2
 	BNE not4
 	CMP $4, R1
-	BEQ form4_4
+	BEQ formb4
 	CMP $1, R1
-	BEQ form4_1
+	BEQ formb1
 not4:
 	CMP $5, R2
 	BNE not5
 	CMP $4, R1
-	BEQ form5_4
+	BEQ formc4
 	CMP $1, R1
-	BEQ form5_1
+	BEQ formc1
 not5:
 	CMP $6, R2
 	BNE not6
 	CMP $4, R1
-	BEQ form6_4
+	BEQ formbc4
 	CMP $1, R1
-	BEQ form6_1
+	BEQ formbc1
 not6:
 	RET
 
-form0_8:
-vector0_8:
+formgeneral8:
+vectorgeneral8:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -272,7 +272,7 @@ vector0_8:
 	FMOVQ 56(R25), F16
 	FMOVQ -72(R25), F17
 	PCALIGN $16
-loop0_8:
+loopgeneral8:
 	FMOVQ.P 64(R1), F8
 	FMOVQ.P 64(R2), F9
 	FMOVQ 0(R3), F10
@@ -460,7 +460,7 @@ loop0_8:
 	FMOVQ F10, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop0_8
+	BNE loopgeneral8
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -479,11 +479,11 @@ loop0_8:
 	FMOVQ F7, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector0_8
+	BNE vectorgeneral8
 	RET
 
-form0_4:
-vector0_4:
+formgeneral4:
+vectorgeneral4:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -516,7 +516,7 @@ vector0_4:
 	FMOVQ 56(R25), F16
 	FMOVQ -72(R25), F17
 	PCALIGN $16
-loop0_4:
+loopgeneral4:
 	FMOVQ.P 64(R1), F8
 	FMOVQ.P 64(R2), F9
 	FMOVQ 0(R3), F10
@@ -618,7 +618,7 @@ loop0_4:
 	FMOVQ F10, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop0_4
+	BNE loopgeneral4
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -629,10 +629,10 @@ loop0_4:
 	FMOVQ F3, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector0_4
+	BNE vectorgeneral4
 	RET
 
-form0_1:
+formgeneral1:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -653,7 +653,7 @@ form0_1:
 	FMOVQ 56(R25), F28
 	FMOVQ -72(R25), F29
 	PCALIGN $16
-loop0_1:
+loopgeneral1:
 	MOVW.P 4(R4), R17
 	MADD R7, R6, R17, R10
 	MADD R9, R8, R17, R11
@@ -749,12 +749,12 @@ loop0_1:
 	VST1 [V18.S4, V19.S4, V20.S4, V21.S4], (R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop0_1
+	BNE loopgeneral1
 	VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R15)
 	RET
 
-form1_8:
-vector1_8:
+formfalling8:
+vectorfalling8:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -795,7 +795,7 @@ vector1_8:
 	FMOVQ 56(R25), F16
 	FMOVQ -72(R25), F17
 	PCALIGN $16
-loop1_8:
+loopfalling8:
 	FMOVQ.P 64(R1), F8
 	FMOVQ.P 64(R2), F9
 	FMOVQ 0(R3), F10
@@ -975,7 +975,7 @@ loop1_8:
 	FMOVQ F10, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop1_8
+	BNE loopfalling8
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -994,11 +994,11 @@ loop1_8:
 	FMOVQ F7, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector1_8
+	BNE vectorfalling8
 	RET
 
-form2_16:
-vector2_16:
+formpowers16:
+vectorpowers16:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -1051,7 +1051,7 @@ vector2_16:
 	ADD R16, R14, R14
 	FMOVQ 0(R14), F15
 	PCALIGN $16
-loop2_16:
+looppowers16:
 	FMOVQ.P 64(R1), F16
 	FMOVQ.P 64(R2), F21
 	FMOVQ 0(R3), F22
@@ -1138,7 +1138,7 @@ loop2_16:
 	FMOVQ F22, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop2_16
+	BNE looppowers16
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -1173,11 +1173,11 @@ loop2_16:
 	FMOVQ F15, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector2_16
+	BNE vectorpowers16
 	RET
 
-form2_4:
-vector2_4:
+formpowers4:
+vectorpowers4:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -1206,7 +1206,7 @@ vector2_4:
 	ADD R16, R14, R14
 	FMOVQ 0(R14), F3
 	PCALIGN $16
-loop2_4:
+looppowers4:
 	FMOVQ.P 64(R1), F16
 	FMOVQ.P 64(R2), F21
 	FMOVQ 0(R3), F22
@@ -1239,7 +1239,7 @@ loop2_4:
 	FMOVQ F22, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop2_4
+	BNE looppowers4
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -1250,11 +1250,11 @@ loop2_4:
 	FMOVQ F3, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector2_4
+	BNE vectorpowers4
 	RET
 
-form3_16:
-vector3_16:
+formon16:
+vectoron16:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -1307,7 +1307,7 @@ vector3_16:
 	ADD R16, R14, R14
 	FMOVQ 0(R14), F15
 	PCALIGN $16
-loop3_16:
+loopon16:
 	FMOVQ.P 64(R1), F16
 	FMOVQ.P 64(R2), F21
 	FMOVQ 0(R3), F22
@@ -1397,7 +1397,7 @@ loop3_16:
 	FMOVQ F22, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop3_16
+	BNE loopon16
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -1432,11 +1432,11 @@ loop3_16:
 	FMOVQ F15, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector3_16
+	BNE vectoron16
 	RET
 
-form3_4:
-vector3_4:
+formon4:
+vectoron4:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -1465,7 +1465,7 @@ vector3_4:
 	ADD R16, R14, R14
 	FMOVQ 0(R14), F3
 	PCALIGN $16
-loop3_4:
+loopon4:
 	FMOVQ.P 64(R1), F16
 	FMOVQ.P 64(R2), F21
 	FMOVQ 0(R3), F22
@@ -1501,7 +1501,7 @@ loop3_4:
 	FMOVQ F22, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop3_4
+	BNE loopon4
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -1512,11 +1512,11 @@ loop3_4:
 	FMOVQ F3, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector3_4
+	BNE vectoron4
 	RET
 
-form4_4:
-vector4_4:
+formb4:
+vectorb4:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -1550,7 +1550,7 @@ vector4_4:
 	FMOVQ 56(R25), F16
 	FMOVQ -72(R25), F17
 	PCALIGN $16
-loop4_4:
+loopb4:
 	FMOVQ.P 64(R1), F8
 	FMOVQ.P 64(R2), F9
 	FMOVQ 0(R3), F10
@@ -1655,7 +1655,7 @@ loop4_4:
 	FMOVQ F10, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop4_4
+	BNE loopb4
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -1666,10 +1666,10 @@ loop4_4:
 	FMOVQ F3, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector4_4
+	BNE vectorb4
 	RET
 
-form4_1:
+formb1:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -1690,7 +1690,7 @@ form4_1:
 	FMOVQ 56(R25), F28
 	FMOVQ -72(R25), F29
 	PCALIGN $16
-loop4_1:
+loopb1:
 	MOVW.P 4(R4), R17
 	MADD R7, R6, R17, R10
 	MADD R9, R8, R17, R11
@@ -1786,12 +1786,12 @@ loop4_1:
 	VST1 [V18.S4, V19.S4, V20.S4, V21.S4], (R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop4_1
+	BNE loopb1
 	VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R15)
 	RET
 
-form5_4:
-vector5_4:
+formc4:
+vectorc4:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -1825,7 +1825,7 @@ vector5_4:
 	FMOVQ 56(R25), F16
 	FMOVQ -72(R25), F17
 	PCALIGN $16
-loop5_4:
+loopc4:
 	FMOVQ.P 64(R1), F8
 	FMOVQ.P 64(R2), F9
 	FMOVQ 0(R3), F10
@@ -1930,7 +1930,7 @@ loop5_4:
 	FMOVQ F10, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop5_4
+	BNE loopc4
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -1941,10 +1941,10 @@ loop5_4:
 	FMOVQ F3, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector5_4
+	BNE vectorc4
 	RET
 
-form5_1:
+formc1:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -1965,7 +1965,7 @@ form5_1:
 	FMOVQ 56(R25), F28
 	FMOVQ -72(R25), F29
 	PCALIGN $16
-loop5_1:
+loopc1:
 	MOVW.P 4(R4), R17
 	MADD R7, R6, R17, R10
 	MADD R9, R8, R17, R11
@@ -2061,12 +2061,12 @@ loop5_1:
 	VST1 [V18.S4, V19.S4, V20.S4, V21.S4], (R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop5_1
+	BNE loopc1
 	VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R15)
 	RET
 
-form6_4:
-vector6_4:
+formbc4:
+vectorbc4:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -2101,7 +2101,7 @@ vector6_4:
 	FMOVQ 56(R25), F16
 	FMOVQ -72(R25), F17
 	PCALIGN $16
-loop6_4:
+loopbc4:
 	FMOVQ.P 64(R1), F8
 	FMOVQ.P 64(R2), F9
 	FMOVQ 0(R3), F10
@@ -2209,7 +2209,7 @@ loop6_4:
 	FMOVQ F10, 0(R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop6_4
+	BNE loopbc4
 	MOVD R15, R14
 	FMOVQ F0, 0(R14)
 	ADD R16, R14, R14
@@ -2220,10 +2220,10 @@ loop6_4:
 	FMOVQ F3, 0(R14)
 	ADD $16, R20, R20
 	SUBS $1, R19, R19
-	BNE vector6_4
+	BNE vectorbc4
 	RET
 
-form6_1:
+formbc1:
 	MOVD 0(R0), R1
 	MOVD 16(R0), R2
 	MOVD 24(R0), R3
@@ -2244,7 +2244,7 @@ form6_1:
 	FMOVQ 56(R25), F28
 	FMOVQ -72(R25), F29
 	PCALIGN $16
-loop6_1:
+loopbc1:
 	MOVW.P 4(R4), R17
 	MADD R7, R6, R17, R10
 	MADD R9, R8, R17, R11
@@ -2340,7 +2340,7 @@ loop6_1:
 	VST1 [V18.S4, V19.S4, V20.S4, V21.S4], (R3)
 	ADD $64, R3, R3
 	SUBS $1, R5, R5
-	BNE loop6_1
+	BNE loopbc1
 	VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R15)
 	RET
 

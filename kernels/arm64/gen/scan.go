@@ -32,6 +32,9 @@ const (
 	scanBC             // general, with both
 )
 
+// scanNames are the forms in labels.
+var scanNames = []string{"general", "falling", "powers", "on", "b", "c", "bc"}
+
 // scanBodies gives the numbers of states that each form has a body for. Eight leave
 // room for four chains of dependent instructions beside each other, which hide the
 // latency of the cores that issue in order.
@@ -255,7 +258,7 @@ func (g *gen) scan() {
 		g.op("BNE %s", next)
 		for _, n := range bodies {
 			g.op("CMP $%d, R1", n)
-			g.op("BEQ form%d_%d", form, n)
+			g.op("BEQ form%s", scanName(form, n))
 		}
 		g.p("%s:", next)
 	}
@@ -286,9 +289,12 @@ func (g *gen) scanFields() {
 	}
 }
 
+// scanName is the end of a body's labels.
+func scanName(form, n int) string { return fmt.Sprintf("%s%d", scanNames[form], n) }
+
 // scanBegin begins a body: at vector<name> a vector of channels, its n states loaded.
 func (g *gen) scanBegin(form, n int) (name string) {
-	name = fmt.Sprintf("%d_%d", form, n)
+	name = scanName(form, n)
 	g.p("")
 	g.p("form%s:", name)
 	g.p("vector%s:", name)
@@ -443,7 +449,7 @@ func (g *gen) scanDecay() {
 func (g *gen) scanSingle(form int) {
 	const a, b, c, temporaries = 4, 8, 9, 10
 	kept := scanKept{magic: 26, lo: 27, hi: 28, top: 29}
-	name := fmt.Sprintf("%d_1", form)
+	name := scanName(form, 1)
 	g.p("")
 	g.p("form%s:", name)
 	g.scanFields()
