@@ -3,8 +3,6 @@
 package kernels
 
 import (
-	"unsafe"
-
 	"github.com/mila-go/mila/kernels/arm64"
 	"github.com/mila-go/mila/kernels/generic"
 	"github.com/mila-go/mila/kernels/ref"
@@ -15,35 +13,14 @@ const hasAVX2, hasAVX512 = false, false
 
 var hasNEON = cpu.ARM64.HasASIMD
 
-// edgeRows is how many rows are computed at a time where a product goes through a
-// tile on the stack; maxNR is the width of a panel.
-const edgeRows, maxNR = 32, arm64.GemmNR
+// edgeRows is how many rows of the last, partial panel are computed at a time: a
+// multiple of MR; maxNR is the width of a panel.
+const edgeRows, maxNR = 42, arm64.GemmNR
 
 func (l Level) tileRows() int { return arm64.GemmMR }
 
-// gemmCall multiplies rows by one panel. Activations but ReLU go through a tile on
-// the stack.
 func gemmCall(l Level, y *float32, ldy int, x *float32, xr generic.Rows, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows int, a Activation) {
-	if a == Identity || a == ReLU {
-		arm64.GemmNEON(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
-		return
-	}
-	const nr = arm64.GemmNR
-	var tile [edgeRows * nr]float32
-	for i := 0; i < rows; i += edgeRows {
-		n := min(edgeRows, rows-i)
-		arm64.GemmNEON(&tile[0], nr, advance(x, i*xr.Ld), xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, nil, 0, nil, 0, n, 0)
-		activateAll(l, a, tile[:n*nr], tile[:n*nr])
-		arm64.FinishNEON(advance(y, i*ldy), ldy, &tile[0], advance(mul, i*ldmul), ldmul, advance(add, i*ldadd), ldadd, n)
-	}
-}
-
-// advance returns the address n elements on; nil stays nil.
-func advance(p *float32, n int) *float32 {
-	if p == nil {
-		return nil
-	}
-	return (*float32)(unsafe.Add(unsafe.Pointer(p), 4*n))
+	arm64.GemmNEON(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
 }
 
 // The numbers of the vector functions beyond the activations of an epilogue.

@@ -5,39 +5,6 @@
 #include "textflag.h"
 
 
-// func FinishNEON(y *float32, ldy int, x, mul *float32, ldmul int, add *float32, ldadd, rows int)
-TEXT ·FinishNEON(SB), 0, $128-64
-	MOVD y+0(FP), R0
-	MOVD ldy+8(FP), R1
-	MOVD x+16(FP), R2
-	MOVD mul+24(FP), R3
-	MOVD ldmul+32(FP), R4
-	MOVD add+40(FP), R5
-	MOVD ldadd+48(FP), R6
-	MOVD rows+56(FP), R7
-	LSL $2, R1, R1
-	LSL $2, R4, R4
-	LSL $2, R6, R6
-row:
-	VLD1.P 32(R2), [V0.S4, V1.S4]
-	CBZ R3, noFMUL
-	VLD1 (R3), [V2.S4, V3.S4]
-	ADD R4, R3, R3
-	WORD $0x6E22DC00 // FMUL V0.4S, V0.4S, V2.4S
-	WORD $0x6E23DC21 // FMUL V1.4S, V1.4S, V3.4S
-noFMUL:
-	CBZ R5, noFADD
-	VLD1 (R5), [V2.S4, V3.S4]
-	ADD R6, R5, R5
-	WORD $0x4E22D400 // FADD V0.4S, V0.4S, V2.4S
-	WORD $0x4E23D421 // FADD V1.4S, V1.4S, V3.4S
-noFADD:
-	VST1 [V0.S4, V1.S4], (R0)
-	ADD R1, R0, R0
-	SUBS $1, R7, R7
-	BNE row
-	RET
-
 // func AddNEON(y, a, b *float32, n int)
 TEXT ·AddNEON(SB), 0, $128-32
 	MOVD y+0(FP), R0
