@@ -16,6 +16,10 @@ var (
 
 const hasNEON = false
 
+// callWork bounds rows·K of one assembly call, which cannot be preempted, to
+// some 80 µs.
+const callWork = 1 << 17
+
 // edgeRows is how many rows of the last, partial panel are computed at a time: a
 // multiple of both MR; maxNR is the widest panel.
 const edgeRows, maxNR = 42, amd64.GemmAVX512NR

@@ -13,6 +13,10 @@ const hasAVX2, hasAVX512 = false, false
 
 var hasNEON = cpu.ARM64.HasASIMD
 
+// callWork bounds rows·K of one assembly call, which cannot be preempted, to some
+// 30 µs on a large core and 100 µs on a small one.
+const callWork = 1 << 15
+
 // edgeRows is how many rows of the last, partial panel are computed at a time: a
 // multiple of MR; maxNR is the width of a panel.
 const edgeRows, maxNR = 42, arm64.GemmNR
@@ -33,6 +37,10 @@ const (
 
 // activateVector applies a to rows x cols elements; y may be x.
 func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ldx, rows, cols int) {
+	if ldy == cols && ldx == cols && rows > 1 {
+		activateAll(l, a, y[:rows*cols], x[:rows*cols])
+		return
+	}
 	for r := range rows {
 		if cols == 0 {
 			return
@@ -63,7 +71,7 @@ func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ld
 
 // binaryVector computes y = a op b in calls of bounded length.
 func binaryVector(l Level, y, a, b []float32, mul bool) {
-	const most = 1 << 15
+	const most = callWork / 4
 	for i := 0; i < len(y); i += most {
 		n := min(most, len(y)-i)
 		if mul {
@@ -83,14 +91,6 @@ func multiplyAddsVector(l Level, n int) int {
 
 // maxHeadDim 0 leaves linear attention to its portable form.
 const maxHeadDim = 0
-
-func dwconvVector(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
-	generic.DWConv3x3(y, x, w9, bias, s, d)
-}
-
-func dwvalidVector(l Level, y, x, w, bias []float32, s DWValidShape) {
-	generic.DWValid(y, x, w, bias, s)
-}
 
 func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32, centre int) {
 	if centre == 0 {

@@ -19,12 +19,8 @@ func Operations(l Level) []Operation {
 	case NEON:
 		products, functions = l.String()+" assembly", l.String()+" assembly"
 	}
-	depthwise := products
-	if l == NEON {
-		depthwise = plain
-	}
 	return []Operation{
-		{"Gemm, Conv2D", products}, {"DWConv3x3, Residual, AddMul, DWValid", depthwise}, {"LinAttnKV, LinAttnReadout", heads},
+		{"Gemm, Conv2D", products}, {"DWConv3x3, Residual, AddMul, DWValid", products}, {"LinAttnKV, LinAttnReadout", heads},
 		{"Scan, Conv1D, Recurrent, Chunked", scans}, {"LayerNorm, RMSNorm, MeanRows, Transpose", rows}, {"Activate, Exp, Erf, Sigmoid, Add, Mul", functions},
 		{"RoPE2D, Softmax, ScaleShift", plain},
 	}

@@ -100,17 +100,17 @@ func oddConstants(f func(float64) float64, slope, limit, clamp float64) []consta
 type function struct {
 	name      string
 	constants []constant
-	kept      []string // those that lie in registers; the others are loaded where used
+	inside    []string // those that lie in registers; the others are loaded where used
 	body      func(f *emitter)
 }
 
 var (
-	// Where results below 2^-126 may be 0, and those above 2^127.5 infinite.
-	expKept   = []string{"one", "log2e", "magic", "ln2hi", "ln2lo", "lo", "hi", "c6"}
+	expInside = []string{"one", "log2e", "magic", "ln2hi", "ln2lo", "lo", "hi", "c6"}
+	// Of exp(-x), where results below 2^-126 may be 0 and those above 2^127.5 infinite.
 	sigmoid   = expConstants(-1, -88.37, 89)
 	functions = []function{
 		{"Relu", []constant{float("zero", 0)}, []string{"zero"}, func(f *emitter) { f.v3("FMAX", f.x, f.x, f.k("zero")) }},
-		{"Silu", sigmoid, expKept, func(f *emitter) {
+		{"Silu", sigmoid, expInside, func(f *emitter) {
 			f.exp(f.d, f.x)
 			f.v3("FADD", f.d, f.d, f.k("one"))
 			f.reciprocal(f.d)
@@ -124,13 +124,13 @@ var (
 				f.v3("FMUL", f.x, f.x, f.d)
 			}},
 		// exp(min(x, 0)) + max(x, 0)
-		{"Elu1", append(expConstants(1, -88.37, 0), float("zero", 0)), append(expKept, "zero"), func(f *emitter) {
+		{"Elu1", append(expConstants(1, -88.37, 0), float("zero", 0)), append(expInside, "zero"), func(f *emitter) {
 			f.v3("FMAX", f.d, f.x, f.k("zero"))
 			f.exp(f.x, f.x)
 			f.v3("FADD", f.x, f.x, f.d)
 		}},
-		{"Exp", append(expConstants(1, -104, 89), constant{"exponent", 0xFF800000}), append(expKept, "exponent"), func(f *emitter) { f.exp(f.x, f.x) }},
-		{"Sigmoid", sigmoid, expKept, func(f *emitter) {
+		{"Exp", append(expConstants(1, -104, 89), constant{"exponent", 0xFF800000}), append(expInside, "exponent"), func(f *emitter) { f.exp(f.x, f.x) }},
+		{"Sigmoid", sigmoid, expInside, func(f *emitter) {
 			f.exp(f.x, f.x)
 			f.v3("FADD", f.x, f.x, f.k("one"))
 			f.reciprocal(f.x)
@@ -139,20 +139,23 @@ var (
 	}
 )
 
+// registers says where an emitter finds what: vector i is V(x+i) and has the
+// temporaries V(a+i) to V(d+i); constants lie in V(kept) and on, and at R(table).
+type registers struct{ x, a, b, c, d, kept, table int }
+
 // emitter writes a function's body for some vectors at a time, each instruction for
 // all of them before the next, so that a CPU that issues in order finds independent
-// ones. Vector i lies in V(i) and has the temporaries V(4+i), V(8+i), V(12+i) and
-// V(16+i); constants lie in V20 and on, and at R3.
+// ones.
 type emitter struct {
 	*gen
 	function
-	vectors    int
-	x, a, b, c int // V0, V4, V8, V12
-	d          int
+	registers
+	vectors int
 }
 
+// emitter returns one for up to four vectors from V0 on.
 func (g *gen) emitter(fn function, vectors int) *emitter {
-	return &emitter{g, fn, vectors, 0, 4, 8, 12, 16}
+	return &emitter{g, fn, registers{0, 4, 8, 12, 16, 20, 3}, vectors}
 }
 
 // constantTable writes the function's constants, four lanes each.
@@ -165,11 +168,11 @@ func (g *gen) constantTable(fn function) {
 	g.p("GLOBL consts%s<>(SB), RODATA|NOPTR, $%d", fn.name, 16*len(fn.constants))
 }
 
-// begin loads the constants that are kept.
+// begin loads the constants that stay in registers.
 func (f *emitter) begin() {
-	f.op("MOVD $consts%s<>(SB), R3", f.name)
-	for i, name := range f.kept {
-		f.op("FMOVQ %d(R3), F%d", f.offset(name), 20+i)
+	f.op("MOVD $consts%s<>(SB), R%d", f.name, f.table)
+	for i, name := range f.inside {
+		f.op("FMOVQ %d(R%d), F%d", f.offset(name), f.table, f.kept+i)
 	}
 }
 
@@ -185,12 +188,12 @@ func (f *emitter) offset(name string) int {
 // k returns the register of a constant, as a negative number: it is the same for all
 // vectors.
 func (f *emitter) k(name string) int {
-	for i, n := range f.kept {
+	for i, n := range f.inside {
 		if n == name {
-			return -(20 + i)
+			return -(f.kept + i)
 		}
 	}
-	panic(name + " is not kept")
+	panic(name + " lies in no register")
 }
 
 // at returns the register that r stands for at vector i.
@@ -218,7 +221,7 @@ func (f *emitter) int3(name string, d, n, m int, lanes string) {
 // where a move would cost one of the arithmetic units.
 func (f *emitter) seed(d int, name string) {
 	for i := range f.vectors {
-		f.op("FMOVQ %d(R3), F%d", f.offset(name), at(d, i))
+		f.op("FMOVQ %d(R%d), F%d", f.offset(name), f.table, at(d, i))
 	}
 }
 
@@ -253,7 +256,7 @@ func (f *emitter) exp(y, x int) {
 	for i := range f.vectors {
 		f.op("VSHL $23, V%d.S4, V%d.S4", at(f.a, i), at(f.a, i))
 	}
-	if slices.Contains(f.kept, "exponent") {
+	if slices.Contains(f.inside, "exponent") {
 		half := f.b + f.c - p
 		for i := range f.vectors {
 			f.word(0x4F3F0400|uint32(at(f.a, i))<<5|uint32(at(half, i)), "SSHR V%d.4S, V%d.4S, #1", at(half, i), at(f.a, i))
@@ -301,9 +304,8 @@ func (g *gen) activations() {
 		g.p("")
 		g.constantTable(fn)
 		g.p("")
-		g.p("// func %sNEON(y, x *float32, n int)", fn.name)
-		g.p("TEXT ·%sNEON(SB), 0, $128-24", fn.name)
-		g.args("y+0", "R0", "x+8", "R1", "n+16", "R2")
+		g.function(fn.name+"NEON", frame, "y, x *float32, n int")
+		g.args("y", "R0", "x", "R1", "n", "R2")
 		four, one := g.emitter(fn, 4), g.emitter(fn, 1)
 		four.begin()
 		g.op("SUBS $16, R2, R2")

@@ -34,11 +34,9 @@ var fused = []string{"Silu", "Gelu", "Elu1"}
 // SiLU, GELU and ELU+1 go through a tile on the stack, at R1 then: there is no room
 // for their constants beside the accumulators.
 func (g *gen) gemm() {
-	g.p("// func GemmNEON(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int)")
-	g.p("TEXT ·GemmNEON(SB), 0, $%d-120", 16+tileBytes)
-	g.args("x+16", "R12", "y+0", "R17", "mul+72", "R14", "add+88", "R15", "rows+104", "R19",
-		"ldx+24", "R20", "ldy+8", "R21", "ldmul+80", "R22", "ldadd+96", "R23", "segLen+40", "R24", "act+112", "R25",
-		"segs+32", "R10")
+	g.function("GemmNEON", 16+tileBytes, "y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int")
+	g.args("x", "R12", "y", "R17", "mul", "R14", "add", "R15", "rows", "R19", "ldx", "R20", "ldy", "R21", "ldmul", "R22", "ldadd", "R23",
+		"segLen", "R24", "act", "R25", "segs", "R10")
 	for i := range 4 {
 		g.op("LSL $2, R%d, R%d", 20+i, 20+i)
 	}
@@ -82,7 +80,7 @@ func (g *gen) tile(m int) {
 		g.op("ADD R20, R%d, R%d", r-1, r)
 	}
 	// The accumulators begin with the bias.
-	g.op("MOVD bias+64(FP), R9")
+	g.args("bias", "R9")
 	g.op("CBZ R9, nobias%d", m)
 	g.op("VLD1 (R9), [V0.S4, V1.S4, V2.S4, V3.S4]")
 	g.op("B begin%d", m)
@@ -96,7 +94,7 @@ func (g *gen) tile(m int) {
 			g.op("VMOV V%d.B16, V%d.B16", c, acc(r, c))
 		}
 	}
-	g.args("w+56", "R8", "segs+32", "R10")
+	g.args("w", "R8", "segs", "R10")
 	g.op("MOVD ZR, R11")
 	g.p("run%d:", m)
 	g.op("MOVD R11, R6")
@@ -174,7 +172,7 @@ func (g *gen) tile(m int) {
 	g.op("SUBS $1, R7, R7")
 	g.op("BNE one%d", m)
 	g.p("runend%d:", m)
-	g.args("segStride+48", "R9")
+	g.args("segStride", "R9")
 	g.op("ADD R9<<2, R11, R11")
 	g.op("SUBS $1, R10, R10")
 	g.op("BNE run%d", m)
