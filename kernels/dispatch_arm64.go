@@ -69,6 +69,26 @@ func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ld
 	}
 }
 
+func meanRowsCall(l Level, y, x *float32, ldx, rows, cols int, scale float32) {
+	arm64.MeanRowsNEON(y, x, ldx, rows, cols, scale)
+}
+
+func layerNormCall(l Level, y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32, centre int) {
+	arm64.LayerNormNEON(y, ldy, x, ldx, rows, c, gamma, beta, eps, centre)
+}
+
+func outerSumCall(l Level, kv *float32, ldkv int, k *float32, ldk int, v *float32, ldv, tokens, rows, cols int) {
+	arm64.OuterSumNEON(kv, ldkv, k, ldk, v, ldv, tokens, rows, cols)
+}
+
+func rotateCall(l Level, y *float32, ldy int, x *float32, ldx int, table *float32, step, wrap, column, w, tokens, n int, scale, sum *float32) {
+	arm64.RotateNEON(y, ldy, x, ldx, table, step, wrap, column, w, tokens, n, scale, sum)
+}
+
+func inverseCall(l Level, y, x *float32, ldx int, s *float32, tokens, n int, eps float32) {
+	arm64.InverseNEON(y, x, ldx, s, tokens, n, eps)
+}
+
 // binaryVector computes y = a op b in calls of bounded length.
 func binaryVector(l Level, y, a, b []float32, mul bool) {
 	const most = callWork / 4
@@ -89,33 +109,8 @@ func multiplyAddsVector(l Level, n int) int {
 
 // What has no assembly here yet runs as at level Generic.
 
-// maxHeadDim 0 leaves linear attention to its portable form.
-const maxHeadDim = 0
-
-func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32, centre int) {
-	if centre == 0 {
-		ref.RMSNorm(y, ldy, x, ldx, rows, c, gamma, eps)
-		return
-	}
-	ref.LayerNorm(y, ldy, x, ldx, rows, c, gamma, beta, eps)
-}
-
-func meanRowsVector(l Level, dst, x []float32, ldx, rows, c int) { ref.MeanRows(dst, x, ldx, rows, c) }
-
 func scaleRowsVector(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, s []float32) {
 	generic.ScaleRows(y, ldy, x, ldx, rows, cols, s)
-}
-
-func outerSumVector(l Level, y []float32, ldy int, k []float32, ldk int, v []float32, ldv, tokens, rows, cols int) {
-	generic.OuterSum(y, ldy, k, ldk, v, ldv, tokens, rows, cols)
-}
-
-func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
-	generic.LinAttnKV(kv, ksum, k, ldk, v, ldv, rope, s)
-}
-
-func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
-	generic.LinAttnReadout(y, ldy, q, ldq, kv, ksum, rope, s, eps)
 }
 
 func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32, s ScanShape, o ScanOptions) {

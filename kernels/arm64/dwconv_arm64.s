@@ -17,9 +17,9 @@ TEXT ·DWSlideNEON(SB), 0, $128-120
 	LSL $2, R12, R12
 	MOVD ZR, R13
 	MOVD ch+72(FP), R14
-blockq:
+blockQ:
 	CMP $4, R14
-	BLT doneq
+	BLT doneQ
 	MOVD w+16(FP), R16
 	MOVD ldw+64(FP), R17
 	MOVD bias+24(FP), R15
@@ -44,18 +44,18 @@ blockq:
 	FMOVQ (R16), F8
 	ADD R17, R16, R16
 	VEOR V9.B16, V9.B16, V9.B16
-	CBZ R15, nobiasq
+	CBZ R15, nobiasQ
 	ADD R13, R15, R15
 	FMOVQ (R15), F9
 	ADD R17, R15, R15
-nobiasq:
+nobiasQ:
 	FMOVQ F9, seed-16(SP)
 	MOVD residual+112(FP), R15
-	CBZ R15, plainq
+	CBZ R15, plainQ
 	FMOVS $1.0, F9
 	VDUP V9.S[0], V9.S4
 	WORD $0x4E29D484 // FADD V4.4S, V4.4S, V9.4S
-plainq:
+plainQ:
 	MOVD y+0(FP), R7
 	MOVD add+32(FP), R9
 	MOVD mul+40(FP), R10
@@ -77,32 +77,32 @@ plainq:
 	MOVD R23, R24
 	MOVD R23, R25
 	MOVD above+96(FP), R15
-	CBNZ R15, aboveq
+	CBNZ R15, aboveQ
 	MOVD $zeros<>(SB), R0
 	MOVD ZR, R24
-aboveq:
+aboveQ:
 	MOVD add+32(FP), R22
 	MOVD rows+88(FP), R15
 	CMP $2, R15
-	BEQ twoq
+	BEQ twoQ
 	MOVD below+104(FP), R15
-	CBNZ R15, belowq1
+	CBNZ R15, belowQ1
 	MOVD $zeros<>(SB), R2
 	MOVD ZR, R25
-belowq1:
-	CBNZ R22, startq1true
-	B startq1false
-twoq:
+belowQ1:
+	CBNZ R22, startQ1true
+	B startQ1false
+twoQ:
 	MADD R11, R2, R23, R3
 	MOVD below+104(FP), R15
-	CBNZ R15, belowq2
+	CBNZ R15, belowQ2
 	MOVD $zeros<>(SB), R3
 	MOVD ZR, R25
-belowq2:
-	CBNZ R22, startq2true
-	B startq2false
+belowQ2:
+	CBNZ R22, startQ2true
+	B startQ2false
 
-startq1false:
+startQ1false:
 	FMOVQ seed-16(SP), F9
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
@@ -118,7 +118,7 @@ startq1false:
 	WORD $0x4E31CCE9 // FMLA V9.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCB // FMLA V11.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ endq1false_0
+	BEQ endQ1false_0
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE66851 // LDR Q17, [X2,X6]
@@ -126,7 +126,7 @@ startq1false:
 	ADD R24, R5, R5
 	ADD R25, R6, R6
 	PCALIGN $16
-loopq1false:
+loopQ1false:
 	FMOVQ seed-16(SP), F13
 	WORD $0x4E2FCC49 // FMLA V9.4S, V2.4S, V15.4S
 	WORD $0x4E2FCC2B // FMLA V11.4S, V1.4S, V15.4S
@@ -138,7 +138,7 @@ loopq1false:
 	WORD $0x4E31CCEB // FMLA V11.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCD // FMLA V13.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ endq1false_1
+	BEQ endQ1false_1
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE66851 // LDR Q17, [X2,X6]
@@ -158,7 +158,7 @@ loopq1false:
 	WORD $0x4E31CCED // FMLA V13.4S, V7.4S, V17.4S
 	WORD $0x4E31CCC9 // FMLA V9.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ endq1false_2
+	BEQ endQ1false_2
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE66851 // LDR Q17, [X2,X6]
@@ -178,7 +178,7 @@ loopq1false:
 	WORD $0x4E31CCE9 // FMLA V9.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCB // FMLA V11.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ endq1false_3
+	BEQ endQ1false_3
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE66851 // LDR Q17, [X2,X6]
@@ -187,28 +187,28 @@ loopq1false:
 	ADD R25, R6, R6
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	ADD R12, R26, R26
-	B loopq1false
-endq1false_1:
+	B loopQ1false
+endQ1false_1:
 	WORD $0x3CBA68E9 // STR Q9, [X7,X26]
 	ADD R12, R26, R26
 	WORD $0x3CBA68EB // STR Q11, [X7,X26]
 	ADD R12, R26, R26
-	B nextq
-endq1false_2:
+	B nextQ
+endQ1false_2:
 	WORD $0x3CBA68EB // STR Q11, [X7,X26]
 	ADD R12, R26, R26
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	ADD R12, R26, R26
-	B nextq
-endq1false_3:
+	B nextQ
+endQ1false_3:
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	ADD R12, R26, R26
-endq1false_0:
+endQ1false_0:
 	WORD $0x3CBA68E9 // STR Q9, [X7,X26]
 	ADD R12, R26, R26
-	B nextq
+	B nextQ
 
-startq1true:
+startQ1true:
 	FMOVQ seed-16(SP), F9
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
@@ -224,7 +224,7 @@ startq1true:
 	WORD $0x4E31CCE9 // FMLA V9.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCB // FMLA V11.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ endq1true_0
+	BEQ endQ1true_0
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE66851 // LDR Q17, [X2,X6]
@@ -232,7 +232,7 @@ startq1true:
 	ADD R24, R5, R5
 	ADD R25, R6, R6
 	PCALIGN $16
-loopq1true:
+loopQ1true:
 	FMOVQ seed-16(SP), F13
 	WORD $0x4E2FCC49 // FMLA V9.4S, V2.4S, V15.4S
 	WORD $0x4E2FCC2B // FMLA V11.4S, V1.4S, V15.4S
@@ -244,7 +244,7 @@ loopq1true:
 	WORD $0x4E31CCEB // FMLA V11.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCD // FMLA V13.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ endq1true_1
+	BEQ endQ1true_1
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE66851 // LDR Q17, [X2,X6]
@@ -268,7 +268,7 @@ loopq1true:
 	WORD $0x4E31CCED // FMLA V13.4S, V7.4S, V17.4S
 	WORD $0x4E31CCC9 // FMLA V9.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ endq1true_2
+	BEQ endQ1true_2
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE66851 // LDR Q17, [X2,X6]
@@ -292,7 +292,7 @@ loopq1true:
 	WORD $0x4E31CCE9 // FMLA V9.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCB // FMLA V11.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ endq1true_3
+	BEQ endQ1true_3
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE66851 // LDR Q17, [X2,X6]
@@ -305,8 +305,8 @@ loopq1true:
 	WORD $0x6E35DDAD // FMUL V13.4S, V13.4S, V21.4S
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	ADD R12, R26, R26
-	B loopq1true
-endq1true_1:
+	B loopQ1true
+endQ1true_1:
 	WORD $0x3CFA6933 // LDR Q19, [X9,X26]
 	WORD $0x3CFA6955 // LDR Q21, [X10,X26]
 	WORD $0x4E33D529 // FADD V9.4S, V9.4S, V19.4S
@@ -319,8 +319,8 @@ endq1true_1:
 	WORD $0x6E35DD6B // FMUL V11.4S, V11.4S, V21.4S
 	WORD $0x3CBA68EB // STR Q11, [X7,X26]
 	ADD R12, R26, R26
-	B nextq
-endq1true_2:
+	B nextQ
+endQ1true_2:
 	WORD $0x3CFA6933 // LDR Q19, [X9,X26]
 	WORD $0x3CFA6955 // LDR Q21, [X10,X26]
 	WORD $0x4E33D56B // FADD V11.4S, V11.4S, V19.4S
@@ -333,24 +333,24 @@ endq1true_2:
 	WORD $0x6E35DDAD // FMUL V13.4S, V13.4S, V21.4S
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	ADD R12, R26, R26
-	B nextq
-endq1true_3:
+	B nextQ
+endQ1true_3:
 	WORD $0x3CFA6933 // LDR Q19, [X9,X26]
 	WORD $0x3CFA6955 // LDR Q21, [X10,X26]
 	WORD $0x4E33D5AD // FADD V13.4S, V13.4S, V19.4S
 	WORD $0x6E35DDAD // FMUL V13.4S, V13.4S, V21.4S
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	ADD R12, R26, R26
-endq1true_0:
+endQ1true_0:
 	WORD $0x3CFA6933 // LDR Q19, [X9,X26]
 	WORD $0x3CFA6955 // LDR Q21, [X10,X26]
 	WORD $0x4E33D529 // FADD V9.4S, V9.4S, V19.4S
 	WORD $0x6E35DD29 // FMUL V9.4S, V9.4S, V21.4S
 	WORD $0x3CBA68E9 // STR Q9, [X7,X26]
 	ADD R12, R26, R26
-	B nextq
+	B nextQ
 
-startq2false:
+startQ2false:
 	FMOVQ seed-16(SP), F9
 	FMOVQ seed-16(SP), F10
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
@@ -375,7 +375,7 @@ startq2false:
 	WORD $0x4E32CCEA // FMLA V10.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCC // FMLA V12.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ endq2false_0
+	BEQ endQ2false_0
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE46851 // LDR Q17, [X2,X4]
@@ -384,7 +384,7 @@ startq2false:
 	ADD R24, R5, R5
 	ADD R25, R6, R6
 	PCALIGN $16
-loopq2false:
+loopQ2false:
 	FMOVQ seed-16(SP), F13
 	FMOVQ seed-16(SP), F14
 	WORD $0x4E2FCC49 // FMLA V9.4S, V2.4S, V15.4S
@@ -406,7 +406,7 @@ loopq2false:
 	WORD $0x4E32CCEC // FMLA V12.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCE // FMLA V14.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ endq2false_1
+	BEQ endQ2false_1
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE46851 // LDR Q17, [X2,X4]
@@ -438,7 +438,7 @@ loopq2false:
 	WORD $0x4E32CCEE // FMLA V14.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCA // FMLA V10.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ endq2false_2
+	BEQ endQ2false_2
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE46851 // LDR Q17, [X2,X4]
@@ -470,7 +470,7 @@ loopq2false:
 	WORD $0x4E32CCEA // FMLA V10.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCC // FMLA V12.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ endq2false_3
+	BEQ endQ2false_3
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE46851 // LDR Q17, [X2,X4]
@@ -481,34 +481,34 @@ loopq2false:
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	WORD $0x3CBA690E // STR Q14, [X8,X26]
 	ADD R12, R26, R26
-	B loopq2false
-endq2false_1:
+	B loopQ2false
+endQ2false_1:
 	WORD $0x3CBA68E9 // STR Q9, [X7,X26]
 	WORD $0x3CBA690A // STR Q10, [X8,X26]
 	ADD R12, R26, R26
 	WORD $0x3CBA68EB // STR Q11, [X7,X26]
 	WORD $0x3CBA690C // STR Q12, [X8,X26]
 	ADD R12, R26, R26
-	B nextq
-endq2false_2:
+	B nextQ
+endQ2false_2:
 	WORD $0x3CBA68EB // STR Q11, [X7,X26]
 	WORD $0x3CBA690C // STR Q12, [X8,X26]
 	ADD R12, R26, R26
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	WORD $0x3CBA690E // STR Q14, [X8,X26]
 	ADD R12, R26, R26
-	B nextq
-endq2false_3:
+	B nextQ
+endQ2false_3:
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	WORD $0x3CBA690E // STR Q14, [X8,X26]
 	ADD R12, R26, R26
-endq2false_0:
+endQ2false_0:
 	WORD $0x3CBA68E9 // STR Q9, [X7,X26]
 	WORD $0x3CBA690A // STR Q10, [X8,X26]
 	ADD R12, R26, R26
-	B nextq
+	B nextQ
 
-startq2true:
+startQ2true:
 	FMOVQ seed-16(SP), F9
 	FMOVQ seed-16(SP), F10
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
@@ -533,7 +533,7 @@ startq2true:
 	WORD $0x4E32CCEA // FMLA V10.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCC // FMLA V12.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ endq2true_0
+	BEQ endQ2true_0
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE46851 // LDR Q17, [X2,X4]
@@ -542,7 +542,7 @@ startq2true:
 	ADD R24, R5, R5
 	ADD R25, R6, R6
 	PCALIGN $16
-loopq2true:
+loopQ2true:
 	FMOVQ seed-16(SP), F13
 	FMOVQ seed-16(SP), F14
 	WORD $0x4E2FCC49 // FMLA V9.4S, V2.4S, V15.4S
@@ -564,7 +564,7 @@ loopq2true:
 	WORD $0x4E32CCEC // FMLA V12.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCE // FMLA V14.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ endq2true_1
+	BEQ endQ2true_1
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE46851 // LDR Q17, [X2,X4]
@@ -604,7 +604,7 @@ loopq2true:
 	WORD $0x4E32CCEE // FMLA V14.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCA // FMLA V10.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ endq2true_2
+	BEQ endQ2true_2
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE46851 // LDR Q17, [X2,X4]
@@ -644,7 +644,7 @@ loopq2true:
 	WORD $0x4E32CCEA // FMLA V10.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCC // FMLA V12.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ endq2true_3
+	BEQ endQ2true_3
 	WORD $0x3CE5680F // LDR Q15, [X0,X5]
 	WORD $0x3CE46830 // LDR Q16, [X1,X4]
 	WORD $0x3CE46851 // LDR Q17, [X2,X4]
@@ -663,8 +663,8 @@ loopq2true:
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	WORD $0x3CBA690E // STR Q14, [X8,X26]
 	ADD R12, R26, R26
-	B loopq2true
-endq2true_1:
+	B loopQ2true
+endQ2true_1:
 	WORD $0x3CFA6933 // LDR Q19, [X9,X26]
 	WORD $0x3CFA6955 // LDR Q21, [X10,X26]
 	WORD $0x3CFA6A94 // LDR Q20, [X20,X26]
@@ -687,8 +687,8 @@ endq2true_1:
 	WORD $0x3CBA68EB // STR Q11, [X7,X26]
 	WORD $0x3CBA690C // STR Q12, [X8,X26]
 	ADD R12, R26, R26
-	B nextq
-endq2true_2:
+	B nextQ
+endQ2true_2:
 	WORD $0x3CFA6933 // LDR Q19, [X9,X26]
 	WORD $0x3CFA6955 // LDR Q21, [X10,X26]
 	WORD $0x3CFA6A94 // LDR Q20, [X20,X26]
@@ -711,8 +711,8 @@ endq2true_2:
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	WORD $0x3CBA690E // STR Q14, [X8,X26]
 	ADD R12, R26, R26
-	B nextq
-endq2true_3:
+	B nextQ
+endQ2true_3:
 	WORD $0x3CFA6933 // LDR Q19, [X9,X26]
 	WORD $0x3CFA6955 // LDR Q21, [X10,X26]
 	WORD $0x3CFA6A94 // LDR Q20, [X20,X26]
@@ -724,7 +724,7 @@ endq2true_3:
 	WORD $0x3CBA68ED // STR Q13, [X7,X26]
 	WORD $0x3CBA690E // STR Q14, [X8,X26]
 	ADD R12, R26, R26
-endq2true_0:
+endQ2true_0:
 	WORD $0x3CFA6933 // LDR Q19, [X9,X26]
 	WORD $0x3CFA6955 // LDR Q21, [X10,X26]
 	WORD $0x3CFA6A94 // LDR Q20, [X20,X26]
@@ -736,15 +736,15 @@ endq2true_0:
 	WORD $0x3CBA68E9 // STR Q9, [X7,X26]
 	WORD $0x3CBA690A // STR Q10, [X8,X26]
 	ADD R12, R26, R26
-	B nextq
-nextq:
+	B nextQ
+nextQ:
 	ADD $16, R13, R13
 	SUB $4, R14, R14
-	B blockq
-doneq:
-blocks:
+	B blockQ
+doneQ:
+blockS:
 	CMP $1, R14
-	BLT dones
+	BLT doneS
 	MOVD w+16(FP), R16
 	MOVD ldw+64(FP), R17
 	MOVD bias+24(FP), R15
@@ -769,18 +769,18 @@ blocks:
 	FMOVS (R16), F8
 	ADD R17, R16, R16
 	VEOR V9.B16, V9.B16, V9.B16
-	CBZ R15, nobiass
+	CBZ R15, nobiasS
 	ADD R13, R15, R15
 	FMOVS (R15), F9
 	ADD R17, R15, R15
-nobiass:
+nobiasS:
 	FMOVQ F9, seed-16(SP)
 	MOVD residual+112(FP), R15
-	CBZ R15, plains
+	CBZ R15, plainS
 	FMOVS $1.0, F9
 	VDUP V9.S[0], V9.S4
 	WORD $0x4E29D484 // FADD V4.4S, V4.4S, V9.4S
-plains:
+plainS:
 	MOVD y+0(FP), R7
 	MOVD add+32(FP), R9
 	MOVD mul+40(FP), R10
@@ -802,32 +802,32 @@ plains:
 	MOVD R23, R24
 	MOVD R23, R25
 	MOVD above+96(FP), R15
-	CBNZ R15, aboves
+	CBNZ R15, aboveS
 	MOVD $zeros<>(SB), R0
 	MOVD ZR, R24
-aboves:
+aboveS:
 	MOVD add+32(FP), R22
 	MOVD rows+88(FP), R15
 	CMP $2, R15
-	BEQ twos
+	BEQ twoS
 	MOVD below+104(FP), R15
-	CBNZ R15, belows1
+	CBNZ R15, belowS1
 	MOVD $zeros<>(SB), R2
 	MOVD ZR, R25
-belows1:
-	CBNZ R22, starts1true
-	B starts1false
-twos:
+belowS1:
+	CBNZ R22, startS1true
+	B startS1false
+twoS:
 	MADD R11, R2, R23, R3
 	MOVD below+104(FP), R15
-	CBNZ R15, belows2
+	CBNZ R15, belowS2
 	MOVD $zeros<>(SB), R3
 	MOVD ZR, R25
-belows2:
-	CBNZ R22, starts2true
-	B starts2false
+belowS2:
+	CBNZ R22, startS2true
+	B startS2false
 
-starts1false:
+startS1false:
 	FMOVQ seed-16(SP), F9
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
@@ -843,7 +843,7 @@ starts1false:
 	WORD $0x4E31CCE9 // FMLA V9.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCB // FMLA V11.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ ends1false_0
+	BEQ endS1false_0
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R6), F17
@@ -851,7 +851,7 @@ starts1false:
 	ADD R24, R5, R5
 	ADD R25, R6, R6
 	PCALIGN $16
-loops1false:
+loopS1false:
 	FMOVQ seed-16(SP), F13
 	WORD $0x4E2FCC49 // FMLA V9.4S, V2.4S, V15.4S
 	WORD $0x4E2FCC2B // FMLA V11.4S, V1.4S, V15.4S
@@ -863,7 +863,7 @@ loops1false:
 	WORD $0x4E31CCEB // FMLA V11.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCD // FMLA V13.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ ends1false_1
+	BEQ endS1false_1
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R6), F17
@@ -883,7 +883,7 @@ loops1false:
 	WORD $0x4E31CCED // FMLA V13.4S, V7.4S, V17.4S
 	WORD $0x4E31CCC9 // FMLA V9.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ ends1false_2
+	BEQ endS1false_2
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R6), F17
@@ -903,7 +903,7 @@ loops1false:
 	WORD $0x4E31CCE9 // FMLA V9.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCB // FMLA V11.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ ends1false_3
+	BEQ endS1false_3
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R6), F17
@@ -912,28 +912,28 @@ loops1false:
 	ADD R25, R6, R6
 	FMOVS F13, (R7)(R26)
 	ADD R12, R26, R26
-	B loops1false
-ends1false_1:
+	B loopS1false
+endS1false_1:
 	FMOVS F9, (R7)(R26)
 	ADD R12, R26, R26
 	FMOVS F11, (R7)(R26)
 	ADD R12, R26, R26
-	B nexts
-ends1false_2:
+	B nextS
+endS1false_2:
 	FMOVS F11, (R7)(R26)
 	ADD R12, R26, R26
 	FMOVS F13, (R7)(R26)
 	ADD R12, R26, R26
-	B nexts
-ends1false_3:
+	B nextS
+endS1false_3:
 	FMOVS F13, (R7)(R26)
 	ADD R12, R26, R26
-ends1false_0:
+endS1false_0:
 	FMOVS F9, (R7)(R26)
 	ADD R12, R26, R26
-	B nexts
+	B nextS
 
-starts1true:
+startS1true:
 	FMOVQ seed-16(SP), F9
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
@@ -949,7 +949,7 @@ starts1true:
 	WORD $0x4E31CCE9 // FMLA V9.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCB // FMLA V11.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ ends1true_0
+	BEQ endS1true_0
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R6), F17
@@ -957,7 +957,7 @@ starts1true:
 	ADD R24, R5, R5
 	ADD R25, R6, R6
 	PCALIGN $16
-loops1true:
+loopS1true:
 	FMOVQ seed-16(SP), F13
 	WORD $0x4E2FCC49 // FMLA V9.4S, V2.4S, V15.4S
 	WORD $0x4E2FCC2B // FMLA V11.4S, V1.4S, V15.4S
@@ -969,7 +969,7 @@ loops1true:
 	WORD $0x4E31CCEB // FMLA V11.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCD // FMLA V13.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ ends1true_1
+	BEQ endS1true_1
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R6), F17
@@ -993,7 +993,7 @@ loops1true:
 	WORD $0x4E31CCED // FMLA V13.4S, V7.4S, V17.4S
 	WORD $0x4E31CCC9 // FMLA V9.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ ends1true_2
+	BEQ endS1true_2
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R6), F17
@@ -1017,7 +1017,7 @@ loops1true:
 	WORD $0x4E31CCE9 // FMLA V9.4S, V7.4S, V17.4S
 	WORD $0x4E31CCCB // FMLA V11.4S, V6.4S, V17.4S
 	SUBS $1, R11, R11
-	BEQ ends1true_3
+	BEQ endS1true_3
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R6), F17
@@ -1030,8 +1030,8 @@ loops1true:
 	WORD $0x6E35DDAD // FMUL V13.4S, V13.4S, V21.4S
 	FMOVS F13, (R7)(R26)
 	ADD R12, R26, R26
-	B loops1true
-ends1true_1:
+	B loopS1true
+endS1true_1:
 	FMOVS (R9)(R26), F19
 	FMOVS (R10)(R26), F21
 	WORD $0x4E33D529 // FADD V9.4S, V9.4S, V19.4S
@@ -1044,8 +1044,8 @@ ends1true_1:
 	WORD $0x6E35DD6B // FMUL V11.4S, V11.4S, V21.4S
 	FMOVS F11, (R7)(R26)
 	ADD R12, R26, R26
-	B nexts
-ends1true_2:
+	B nextS
+endS1true_2:
 	FMOVS (R9)(R26), F19
 	FMOVS (R10)(R26), F21
 	WORD $0x4E33D56B // FADD V11.4S, V11.4S, V19.4S
@@ -1058,24 +1058,24 @@ ends1true_2:
 	WORD $0x6E35DDAD // FMUL V13.4S, V13.4S, V21.4S
 	FMOVS F13, (R7)(R26)
 	ADD R12, R26, R26
-	B nexts
-ends1true_3:
+	B nextS
+endS1true_3:
 	FMOVS (R9)(R26), F19
 	FMOVS (R10)(R26), F21
 	WORD $0x4E33D5AD // FADD V13.4S, V13.4S, V19.4S
 	WORD $0x6E35DDAD // FMUL V13.4S, V13.4S, V21.4S
 	FMOVS F13, (R7)(R26)
 	ADD R12, R26, R26
-ends1true_0:
+endS1true_0:
 	FMOVS (R9)(R26), F19
 	FMOVS (R10)(R26), F21
 	WORD $0x4E33D529 // FADD V9.4S, V9.4S, V19.4S
 	WORD $0x6E35DD29 // FMUL V9.4S, V9.4S, V21.4S
 	FMOVS F9, (R7)(R26)
 	ADD R12, R26, R26
-	B nexts
+	B nextS
 
-starts2false:
+startS2false:
 	FMOVQ seed-16(SP), F9
 	FMOVQ seed-16(SP), F10
 	FMOVS (R0)(R5), F15
@@ -1100,7 +1100,7 @@ starts2false:
 	WORD $0x4E32CCEA // FMLA V10.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCC // FMLA V12.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ ends2false_0
+	BEQ endS2false_0
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R4), F17
@@ -1109,7 +1109,7 @@ starts2false:
 	ADD R24, R5, R5
 	ADD R25, R6, R6
 	PCALIGN $16
-loops2false:
+loopS2false:
 	FMOVQ seed-16(SP), F13
 	FMOVQ seed-16(SP), F14
 	WORD $0x4E2FCC49 // FMLA V9.4S, V2.4S, V15.4S
@@ -1131,7 +1131,7 @@ loops2false:
 	WORD $0x4E32CCEC // FMLA V12.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCE // FMLA V14.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ ends2false_1
+	BEQ endS2false_1
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R4), F17
@@ -1163,7 +1163,7 @@ loops2false:
 	WORD $0x4E32CCEE // FMLA V14.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCA // FMLA V10.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ ends2false_2
+	BEQ endS2false_2
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R4), F17
@@ -1195,7 +1195,7 @@ loops2false:
 	WORD $0x4E32CCEA // FMLA V10.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCC // FMLA V12.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ ends2false_3
+	BEQ endS2false_3
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R4), F17
@@ -1206,34 +1206,34 @@ loops2false:
 	FMOVS F13, (R7)(R26)
 	FMOVS F14, (R8)(R26)
 	ADD R12, R26, R26
-	B loops2false
-ends2false_1:
+	B loopS2false
+endS2false_1:
 	FMOVS F9, (R7)(R26)
 	FMOVS F10, (R8)(R26)
 	ADD R12, R26, R26
 	FMOVS F11, (R7)(R26)
 	FMOVS F12, (R8)(R26)
 	ADD R12, R26, R26
-	B nexts
-ends2false_2:
+	B nextS
+endS2false_2:
 	FMOVS F11, (R7)(R26)
 	FMOVS F12, (R8)(R26)
 	ADD R12, R26, R26
 	FMOVS F13, (R7)(R26)
 	FMOVS F14, (R8)(R26)
 	ADD R12, R26, R26
-	B nexts
-ends2false_3:
+	B nextS
+endS2false_3:
 	FMOVS F13, (R7)(R26)
 	FMOVS F14, (R8)(R26)
 	ADD R12, R26, R26
-ends2false_0:
+endS2false_0:
 	FMOVS F9, (R7)(R26)
 	FMOVS F10, (R8)(R26)
 	ADD R12, R26, R26
-	B nexts
+	B nextS
 
-starts2true:
+startS2true:
 	FMOVQ seed-16(SP), F9
 	FMOVQ seed-16(SP), F10
 	FMOVS (R0)(R5), F15
@@ -1258,7 +1258,7 @@ starts2true:
 	WORD $0x4E32CCEA // FMLA V10.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCC // FMLA V12.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ ends2true_0
+	BEQ endS2true_0
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R4), F17
@@ -1267,7 +1267,7 @@ starts2true:
 	ADD R24, R5, R5
 	ADD R25, R6, R6
 	PCALIGN $16
-loops2true:
+loopS2true:
 	FMOVQ seed-16(SP), F13
 	FMOVQ seed-16(SP), F14
 	WORD $0x4E2FCC49 // FMLA V9.4S, V2.4S, V15.4S
@@ -1289,7 +1289,7 @@ loops2true:
 	WORD $0x4E32CCEC // FMLA V12.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCE // FMLA V14.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ ends2true_1
+	BEQ endS2true_1
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R4), F17
@@ -1329,7 +1329,7 @@ loops2true:
 	WORD $0x4E32CCEE // FMLA V14.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCA // FMLA V10.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ ends2true_2
+	BEQ endS2true_2
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R4), F17
@@ -1369,7 +1369,7 @@ loops2true:
 	WORD $0x4E32CCEA // FMLA V10.4S, V7.4S, V18.4S
 	WORD $0x4E32CCCC // FMLA V12.4S, V6.4S, V18.4S
 	SUBS $1, R11, R11
-	BEQ ends2true_3
+	BEQ endS2true_3
 	FMOVS (R0)(R5), F15
 	FMOVS (R1)(R4), F16
 	FMOVS (R2)(R4), F17
@@ -1388,8 +1388,8 @@ loops2true:
 	FMOVS F13, (R7)(R26)
 	FMOVS F14, (R8)(R26)
 	ADD R12, R26, R26
-	B loops2true
-ends2true_1:
+	B loopS2true
+endS2true_1:
 	FMOVS (R9)(R26), F19
 	FMOVS (R10)(R26), F21
 	FMOVS (R20)(R26), F20
@@ -1412,8 +1412,8 @@ ends2true_1:
 	FMOVS F11, (R7)(R26)
 	FMOVS F12, (R8)(R26)
 	ADD R12, R26, R26
-	B nexts
-ends2true_2:
+	B nextS
+endS2true_2:
 	FMOVS (R9)(R26), F19
 	FMOVS (R10)(R26), F21
 	FMOVS (R20)(R26), F20
@@ -1436,8 +1436,8 @@ ends2true_2:
 	FMOVS F13, (R7)(R26)
 	FMOVS F14, (R8)(R26)
 	ADD R12, R26, R26
-	B nexts
-ends2true_3:
+	B nextS
+endS2true_3:
 	FMOVS (R9)(R26), F19
 	FMOVS (R10)(R26), F21
 	FMOVS (R20)(R26), F20
@@ -1449,7 +1449,7 @@ ends2true_3:
 	FMOVS F13, (R7)(R26)
 	FMOVS F14, (R8)(R26)
 	ADD R12, R26, R26
-ends2true_0:
+endS2true_0:
 	FMOVS (R9)(R26), F19
 	FMOVS (R10)(R26), F21
 	FMOVS (R20)(R26), F20
@@ -1461,12 +1461,12 @@ ends2true_0:
 	FMOVS F9, (R7)(R26)
 	FMOVS F10, (R8)(R26)
 	ADD R12, R26, R26
-	B nexts
-nexts:
+	B nextS
+nextS:
 	ADD $4, R13, R13
 	SUB $1, R14, R14
-	B blocks
-dones:
+	B blockS
+doneS:
 	RET
 
 // func DWSlide2NEON(y, x, w, bias *float32, ldrow, ldx, ldy, ldw, ch, n, above, below, odd int)
@@ -1480,9 +1480,9 @@ TEXT ·DWSlide2NEON(SB), 0, $128-104
 	LSL $2, R12, R12
 	MOVD ZR, R13
 	MOVD ch+64(FP), R14
-blockq:
+blockQ:
 	CMP $4, R14
-	BLT doneq
+	BLT doneQ
 	MOVD w+16(FP), R16
 	MOVD ldw+56(FP), R17
 	MOVD bias+24(FP), R15
@@ -1507,11 +1507,11 @@ blockq:
 	FMOVQ (R16), F8
 	ADD R17, R16, R16
 	VEOR V9.B16, V9.B16, V9.B16
-	CBZ R15, nobiasq
+	CBZ R15, nobiasQ
 	ADD R13, R15, R15
 	FMOVQ (R15), F9
 	ADD R17, R15, R15
-nobiasq:
+nobiasQ:
 	FMOVQ F9, seed-16(SP)
 	MOVD y+0(FP), R7
 	MOVD x+8(FP), R1
@@ -1524,22 +1524,22 @@ nobiasq:
 	MOVD R4, R5
 	MOVD R4, R6
 	MOVD above+80(FP), R15
-	CBNZ R15, aboveq
+	CBNZ R15, aboveQ
 	MOVD $zeros<>(SB), R0
 	MOVD ZR, R5
-aboveq:
+aboveQ:
 	MOVD below+88(FP), R15
-	CBNZ R15, belowq
+	CBNZ R15, belowQ
 	MOVD $zeros<>(SB), R2
 	MOVD ZR, R6
-belowq:
+belowQ:
 	VEOR V9.B16, V9.B16, V9.B16
 	VEOR V10.B16, V10.B16, V10.B16
 	VEOR V11.B16, V11.B16, V11.B16
 	SUBS $2, R11, R11
-	BLT oneq
+	BLT oneQ
 	PCALIGN $16
-loopq:
+loopQ:
 	FMOVQ (R0), F12
 	FMOVQ (R1), F13
 	FMOVQ (R2), F14
@@ -1587,10 +1587,10 @@ loopq:
 	FMOVQ F23, (R7)
 	ADD R12, R7, R7
 	SUBS $2, R11, R11
-	BGE loopq
-oneq:
+	BGE loopQ
+oneQ:
 	ADDS $2, R11, R11
-	BEQ oddq
+	BEQ oddQ
 	FMOVQ (R0), F12
 	FMOVQ (R1), F13
 	FMOVQ (R2), F14
@@ -1614,8 +1614,8 @@ oneq:
 	WORD $0x4E36D6B5 // FADD V21.4S, V21.4S, V22.4S
 	FMOVQ F21, (R7)
 	ADD R12, R7, R7
-oddq:
-	CBZ R9, nextq
+oddQ:
+	CBZ R9, nextQ
 	FMOVQ (R0), F12
 	FMOVQ (R1), F13
 	FMOVQ (R2), F14
@@ -1630,14 +1630,14 @@ oddq:
 	WORD $0x4E36D6B5 // FADD V21.4S, V21.4S, V22.4S
 	FMOVQ F21, (R7)
 	ADD R12, R7, R7
-nextq:
+nextQ:
 	ADD $16, R13, R13
 	SUB $4, R14, R14
-	B blockq
-doneq:
-blocks:
+	B blockQ
+doneQ:
+blockS:
 	CMP $1, R14
-	BLT dones
+	BLT doneS
 	MOVD w+16(FP), R16
 	MOVD ldw+56(FP), R17
 	MOVD bias+24(FP), R15
@@ -1662,11 +1662,11 @@ blocks:
 	FMOVS (R16), F8
 	ADD R17, R16, R16
 	VEOR V9.B16, V9.B16, V9.B16
-	CBZ R15, nobiass
+	CBZ R15, nobiasS
 	ADD R13, R15, R15
 	FMOVS (R15), F9
 	ADD R17, R15, R15
-nobiass:
+nobiasS:
 	FMOVQ F9, seed-16(SP)
 	MOVD y+0(FP), R7
 	MOVD x+8(FP), R1
@@ -1679,22 +1679,22 @@ nobiass:
 	MOVD R4, R5
 	MOVD R4, R6
 	MOVD above+80(FP), R15
-	CBNZ R15, aboves
+	CBNZ R15, aboveS
 	MOVD $zeros<>(SB), R0
 	MOVD ZR, R5
-aboves:
+aboveS:
 	MOVD below+88(FP), R15
-	CBNZ R15, belows
+	CBNZ R15, belowS
 	MOVD $zeros<>(SB), R2
 	MOVD ZR, R6
-belows:
+belowS:
 	VEOR V9.B16, V9.B16, V9.B16
 	VEOR V10.B16, V10.B16, V10.B16
 	VEOR V11.B16, V11.B16, V11.B16
 	SUBS $2, R11, R11
-	BLT ones
+	BLT oneS
 	PCALIGN $16
-loops:
+loopS:
 	FMOVS (R0), F12
 	FMOVS (R1), F13
 	FMOVS (R2), F14
@@ -1742,10 +1742,10 @@ loops:
 	FMOVS F23, (R7)
 	ADD R12, R7, R7
 	SUBS $2, R11, R11
-	BGE loops
-ones:
+	BGE loopS
+oneS:
 	ADDS $2, R11, R11
-	BEQ odds
+	BEQ oddS
 	FMOVS (R0), F12
 	FMOVS (R1), F13
 	FMOVS (R2), F14
@@ -1769,8 +1769,8 @@ ones:
 	WORD $0x4E36D6B5 // FADD V21.4S, V21.4S, V22.4S
 	FMOVS F21, (R7)
 	ADD R12, R7, R7
-odds:
-	CBZ R9, nexts
+oddS:
+	CBZ R9, nextS
 	FMOVS (R0), F12
 	FMOVS (R1), F13
 	FMOVS (R2), F14
@@ -1785,11 +1785,11 @@ odds:
 	WORD $0x4E36D6B5 // FADD V21.4S, V21.4S, V22.4S
 	FMOVS F21, (R7)
 	ADD R12, R7, R7
-nexts:
+nextS:
 	ADD $4, R13, R13
 	SUB $1, R14, R14
-	B blocks
-dones:
+	B blockS
+doneS:
 	RET
 
 // func DWTapsNEON(y, x, w, bias *float32, ldrow, ldx, ldy, ldw, ch, n, k int)
@@ -1805,9 +1805,9 @@ TEXT ·DWTapsNEON(SB), 0, $128-88
 	LSL $2, R7, R7
 	MOVD ZR, R13
 	MOVD ch+64(FP), R14
-blockq:
+blockQ:
 	CMP $4, R14
-	BLT doneq
+	BLT doneQ
 	MOVD y+0(FP), R1
 	MOVD x+8(FP), R0
 	MOVD bias+24(FP), R15
@@ -1815,14 +1815,14 @@ blockq:
 	ADD R13, R0, R0
 	ADD R13, R1, R1
 	VEOR V17.B16, V17.B16, V17.B16
-	CBZ R15, nobiasq
+	CBZ R15, nobiasQ
 	ADD R13, R15, R15
 	FMOVQ (R15), F17
 	ADD R7, R15, R15
-nobiasq:
-pixelsq4:
+nobiasQ:
+pixelsQ4:
 	CMP $4, R11
-	BLT endq4
+	BLT endQ4
 	VMOV V17.B16, V0.B16
 	VMOV V17.B16, V1.B16
 	VMOV V17.B16, V2.B16
@@ -1831,7 +1831,7 @@ pixelsq4:
 	MOVD w+16(FP), R6
 	ADD R13, R6, R6
 	MOVD R10, R8
-rowq4:
+rowQ4:
 	MOVD R2, R3
 	MOVD R10, R9
 	FMOVQ (R3), F4
@@ -1841,7 +1841,7 @@ rowq4:
 	FMOVQ (R3), F6
 	ADD R4, R3, R3
 	PCALIGN $16
-loopq4:
+loopQ4:
 	FMOVQ (R6), F16
 	ADD R7, R6, R6
 	FMOVQ (R3), F7
@@ -1851,7 +1851,7 @@ loopq4:
 	WORD $0x4E26CE02 // FMLA V2.4S, V16.4S, V6.4S
 	WORD $0x4E27CE03 // FMLA V3.4S, V16.4S, V7.4S
 	SUBS $1, R9, R9
-	BEQ rowendq4
+	BEQ rowendQ4
 	FMOVQ (R6), F16
 	ADD R7, R6, R6
 	FMOVQ (R3), F4
@@ -1861,7 +1861,7 @@ loopq4:
 	WORD $0x4E27CE02 // FMLA V2.4S, V16.4S, V7.4S
 	WORD $0x4E24CE03 // FMLA V3.4S, V16.4S, V4.4S
 	SUBS $1, R9, R9
-	BEQ rowendq4
+	BEQ rowendQ4
 	FMOVQ (R6), F16
 	ADD R7, R6, R6
 	FMOVQ (R3), F5
@@ -1871,7 +1871,7 @@ loopq4:
 	WORD $0x4E24CE02 // FMLA V2.4S, V16.4S, V4.4S
 	WORD $0x4E25CE03 // FMLA V3.4S, V16.4S, V5.4S
 	SUBS $1, R9, R9
-	BEQ rowendq4
+	BEQ rowendQ4
 	FMOVQ (R6), F16
 	ADD R7, R6, R6
 	FMOVQ (R3), F6
@@ -1881,11 +1881,11 @@ loopq4:
 	WORD $0x4E25CE02 // FMLA V2.4S, V16.4S, V5.4S
 	WORD $0x4E26CE03 // FMLA V3.4S, V16.4S, V6.4S
 	SUBS $1, R9, R9
-	BNE loopq4
-rowendq4:
+	BNE loopQ4
+rowendQ4:
 	ADD R5, R2, R2
 	SUBS $1, R8, R8
-	BNE rowq4
+	BNE rowQ4
 	FMOVQ F0, (R1)
 	ADD R12, R1, R1
 	ADD R4, R0, R0
@@ -1899,46 +1899,46 @@ rowendq4:
 	ADD R12, R1, R1
 	ADD R4, R0, R0
 	SUB $4, R11, R11
-	B pixelsq4
-endq4:
-pixelsq1:
+	B pixelsQ4
+endQ4:
+pixelsQ1:
 	CMP $1, R11
-	BLT endq1
+	BLT endQ1
 	VMOV V17.B16, V0.B16
 	MOVD R0, R2
 	MOVD w+16(FP), R6
 	ADD R13, R6, R6
 	MOVD R10, R8
-rowq1:
+rowQ1:
 	MOVD R2, R3
 	MOVD R10, R9
 	PCALIGN $16
-loopq1:
+loopQ1:
 	FMOVQ (R6), F16
 	ADD R7, R6, R6
 	FMOVQ (R3), F4
 	ADD R4, R3, R3
 	WORD $0x4E24CE00 // FMLA V0.4S, V16.4S, V4.4S
 	SUBS $1, R9, R9
-	BNE loopq1
-rowendq1:
+	BNE loopQ1
+rowendQ1:
 	ADD R5, R2, R2
 	SUBS $1, R8, R8
-	BNE rowq1
+	BNE rowQ1
 	FMOVQ F0, (R1)
 	ADD R12, R1, R1
 	ADD R4, R0, R0
 	SUB $1, R11, R11
-	B pixelsq1
-endq1:
-nextq:
+	B pixelsQ1
+endQ1:
+nextQ:
 	ADD $16, R13, R13
 	SUB $4, R14, R14
-	B blockq
-doneq:
-blocks:
+	B blockQ
+doneQ:
+blockS:
 	CMP $1, R14
-	BLT dones
+	BLT doneS
 	MOVD y+0(FP), R1
 	MOVD x+8(FP), R0
 	MOVD bias+24(FP), R15
@@ -1946,14 +1946,14 @@ blocks:
 	ADD R13, R0, R0
 	ADD R13, R1, R1
 	VEOR V17.B16, V17.B16, V17.B16
-	CBZ R15, nobiass
+	CBZ R15, nobiasS
 	ADD R13, R15, R15
 	FMOVS (R15), F17
 	ADD R7, R15, R15
-nobiass:
-pixelss4:
+nobiasS:
+pixelsS4:
 	CMP $4, R11
-	BLT ends4
+	BLT endS4
 	VMOV V17.B16, V0.B16
 	VMOV V17.B16, V1.B16
 	VMOV V17.B16, V2.B16
@@ -1962,7 +1962,7 @@ pixelss4:
 	MOVD w+16(FP), R6
 	ADD R13, R6, R6
 	MOVD R10, R8
-rows4:
+rowS4:
 	MOVD R2, R3
 	MOVD R10, R9
 	FMOVS (R3), F4
@@ -1972,7 +1972,7 @@ rows4:
 	FMOVS (R3), F6
 	ADD R4, R3, R3
 	PCALIGN $16
-loops4:
+loopS4:
 	FMOVS (R6), F16
 	ADD R7, R6, R6
 	FMOVS (R3), F7
@@ -1982,7 +1982,7 @@ loops4:
 	WORD $0x4E26CE02 // FMLA V2.4S, V16.4S, V6.4S
 	WORD $0x4E27CE03 // FMLA V3.4S, V16.4S, V7.4S
 	SUBS $1, R9, R9
-	BEQ rowends4
+	BEQ rowendS4
 	FMOVS (R6), F16
 	ADD R7, R6, R6
 	FMOVS (R3), F4
@@ -1992,7 +1992,7 @@ loops4:
 	WORD $0x4E27CE02 // FMLA V2.4S, V16.4S, V7.4S
 	WORD $0x4E24CE03 // FMLA V3.4S, V16.4S, V4.4S
 	SUBS $1, R9, R9
-	BEQ rowends4
+	BEQ rowendS4
 	FMOVS (R6), F16
 	ADD R7, R6, R6
 	FMOVS (R3), F5
@@ -2002,7 +2002,7 @@ loops4:
 	WORD $0x4E24CE02 // FMLA V2.4S, V16.4S, V4.4S
 	WORD $0x4E25CE03 // FMLA V3.4S, V16.4S, V5.4S
 	SUBS $1, R9, R9
-	BEQ rowends4
+	BEQ rowendS4
 	FMOVS (R6), F16
 	ADD R7, R6, R6
 	FMOVS (R3), F6
@@ -2012,11 +2012,11 @@ loops4:
 	WORD $0x4E25CE02 // FMLA V2.4S, V16.4S, V5.4S
 	WORD $0x4E26CE03 // FMLA V3.4S, V16.4S, V6.4S
 	SUBS $1, R9, R9
-	BNE loops4
-rowends4:
+	BNE loopS4
+rowendS4:
 	ADD R5, R2, R2
 	SUBS $1, R8, R8
-	BNE rows4
+	BNE rowS4
 	FMOVS F0, (R1)
 	ADD R12, R1, R1
 	ADD R4, R0, R0
@@ -2030,41 +2030,41 @@ rowends4:
 	ADD R12, R1, R1
 	ADD R4, R0, R0
 	SUB $4, R11, R11
-	B pixelss4
-ends4:
-pixelss1:
+	B pixelsS4
+endS4:
+pixelsS1:
 	CMP $1, R11
-	BLT ends1
+	BLT endS1
 	VMOV V17.B16, V0.B16
 	MOVD R0, R2
 	MOVD w+16(FP), R6
 	ADD R13, R6, R6
 	MOVD R10, R8
-rows1:
+rowS1:
 	MOVD R2, R3
 	MOVD R10, R9
 	PCALIGN $16
-loops1:
+loopS1:
 	FMOVS (R6), F16
 	ADD R7, R6, R6
 	FMOVS (R3), F4
 	ADD R4, R3, R3
 	WORD $0x4E24CE00 // FMLA V0.4S, V16.4S, V4.4S
 	SUBS $1, R9, R9
-	BNE loops1
-rowends1:
+	BNE loopS1
+rowendS1:
 	ADD R5, R2, R2
 	SUBS $1, R8, R8
-	BNE rows1
+	BNE rowS1
 	FMOVS F0, (R1)
 	ADD R12, R1, R1
 	ADD R4, R0, R0
 	SUB $1, R11, R11
-	B pixelss1
-ends1:
-nexts:
+	B pixelsS1
+endS1:
+nextS:
 	ADD $4, R13, R13
 	SUB $1, R14, R14
-	B blocks
-dones:
+	B blockS
+doneS:
 	RET

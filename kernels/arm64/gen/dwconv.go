@@ -1,33 +1,22 @@
 package main
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
-// widths are how many channels the depthwise kernels take at a time: four, and one by
-// one those that are left.
-var widths = []struct {
-	name     string
-	channels int
-}{{"q", 4}, {"s", 1}}
-
-// loadStep loads a vector, or one float, and moves the pointer on. It is not the
-// instruction that does both, which takes some CPUs longer than two.
-func (g *gen) loadStep(width, p, step string, d int) {
-	g.op("FMOV%s (%s), F%d", strings.ToUpper(width), p, d)
+// loadStep loads a vector, or one float, and moves the pointer on.
+func (g *gen) loadStep(letter, p, step string, d int) {
+	g.op("FMOV%s (%s), F%d", letter, p, d)
 	g.op("ADD %s, %s, %s", step, p, p)
 }
 
 // storeStep stores a vector, or one float, and moves the pointer on.
-func (g *gen) storeStep(width, p, step string, s int) {
-	g.op("FMOV%s F%d, (%s)", strings.ToUpper(width), s, p)
+func (g *gen) storeStep(letter, p, step string, s int) {
+	g.op("FMOV%s F%d, (%s)", letter, s, p)
 	g.op("ADD %s, %s, %s", step, p, p)
 }
 
 // loadOffset loads a vector, or one float, from R(base) + R(offset).
-func (g *gen) loadOffset(width string, base, offset, d int) {
-	if width == "q" {
+func (g *gen) loadOffset(letter string, base, offset, d int) {
+	if letter == "Q" {
 		g.loadAt(d, base, offset)
 	} else {
 		g.op("FMOVS (R%d)(R%d), F%d", base, offset, d)
@@ -35,8 +24,8 @@ func (g *gen) loadOffset(width string, base, offset, d int) {
 }
 
 // storeOffset stores a vector, or one float, at R(base) + R(offset).
-func (g *gen) storeOffset(width string, base, offset, s int) {
-	if width == "q" {
+func (g *gen) storeOffset(letter string, base, offset, s int) {
+	if letter == "Q" {
 		g.storeAt(s, base, offset)
 	} else {
 		g.op("FMOVS F%d, (R%d)(R%d)", s, base, offset)
@@ -50,21 +39,21 @@ func (g *gen) zeros() {
 	g.p("GLOBL zeros<>(SB), RODATA|NOPTR, $16")
 }
 
-// channelLoop writes body once for each width, and the loop over the blocks of
-// channels: R13 is the offset of the block in bytes, R14 the channels left.
-func (g *gen) channelLoop(body func(width string)) {
+// channelLoop writes body for four channels at a time and for single ones, and the
+// loop over these blocks: R13 is the offset of the block in bytes, R14 the channels left.
+func (g *gen) channelLoop(body func(letter string)) {
 	g.op("MOVD ZR, R13")
 	g.args("ch", "R14")
-	for _, w := range widths {
-		g.p("block%s:", w.name)
-		g.op("CMP $%d, R14", w.channels)
-		g.op("BLT done%s", w.name)
-		body(w.name)
-		g.p("next%s:", w.name)
-		g.op("ADD $%d, R13, R13", 4*w.channels)
-		g.op("SUB $%d, R14, R14", w.channels)
-		g.op("B block%s", w.name)
-		g.p("done%s:", w.name)
+	for _, letter := range []string{"Q", "S"} {
+		g.p("block%s:", letter)
+		g.op("CMP $%d, R14", registerBytes[letter]/4)
+		g.op("BLT done%s", letter)
+		body(letter)
+		g.p("next%s:", letter)
+		g.op("ADD $%d, R13, R13", registerBytes[letter])
+		g.op("SUB $%d, R14, R14", registerBytes[letter]/4)
+		g.op("B block%s", letter)
+		g.p("done%s:", letter)
 	}
 	g.op("RET")
 }
@@ -72,18 +61,18 @@ func (g *gen) channelLoop(body func(width string)) {
 // weights3x3 loads the nine weights of a block into V0 to V8 and puts its bias on the
 // stack, from where sums begin with it: the load unit has time, where a move would
 // cost one of the arithmetic units.
-func (g *gen) weights3x3(width string) {
+func (g *gen) weights3x3(letter string) {
 	g.args("w", "R16", "ldw", "R17", "bias", "R15")
 	g.op("ADD R13, R16, R16")
 	g.op("LSL $2, R17, R17")
 	for i := range 9 {
-		g.loadStep(width, "R16", "R17", i)
+		g.loadStep(letter, "R16", "R17", i)
 	}
 	g.op("VEOR V9.B16, V9.B16, V9.B16")
-	g.op("CBZ R15, nobias%s", width)
+	g.op("CBZ R15, nobias%s", letter)
 	g.op("ADD R13, R15, R15")
-	g.loadStep(width, "R15", "R17", 9)
-	g.p("nobias%s:", width)
+	g.loadStep(letter, "R15", "R17", 9)
+	g.p("nobias%s:", letter)
 	g.op("FMOVQ F9, seed-16(SP)")
 }
 
@@ -118,14 +107,14 @@ func (g *gen) slide() {
 	g.args("ldx", "R23", "ldy", "R12")
 	g.op("LSL $2, R23, R23")
 	g.op("LSL $2, R12, R12")
-	g.channelLoop(func(width string) {
-		g.weights3x3(width)
+	g.channelLoop(func(letter string) {
+		g.weights3x3(letter)
 		g.args("residual", "R15")
-		g.op("CBZ R15, plain%s", width)
+		g.op("CBZ R15, plain%s", letter)
 		g.op("FMOVS $1.0, F9")
 		g.op("VDUP V9.S[0], V9.S4")
 		g.v3("FADD", 4, 4, 9) // the convolution plus its input
-		g.p("plain%s:", width)
+		g.p("plain%s:", letter)
 		g.args("y", "R7", "add", "R9", "mul", "R10", "x", "R1", "n", "R11")
 		for _, r := range []string{"R7", "R9", "R10", "R1"} {
 			g.op("ADD R13, %s, %s", r, r)
@@ -140,29 +129,29 @@ func (g *gen) slide() {
 		}
 		g.op("MOVD R23, R24")
 		g.op("MOVD R23, R25")
-		g.outside("above", "R0", "R24", "above"+width)
+		g.outside("above", "R0", "R24", "above"+letter)
 		g.args("add", "R22", "rows", "R15")
 		g.op("CMP $2, R15")
-		g.op("BEQ two%s", width)
+		g.op("BEQ two%s", letter)
 		for rows := 1; rows <= 2; rows++ {
 			if rows == 2 {
-				g.p("two%s:", width)
+				g.p("two%s:", letter)
 				g.op("MADD R11, R2, R23, R3")
 			}
-			g.outside("below", fmt.Sprintf("R%d", 1+rows), "R25", fmt.Sprintf("below%s%d", width, rows))
-			g.op("CBNZ R22, start%s%dtrue", width, rows)
-			g.op("B start%s%dfalse", width, rows)
+			g.outside("below", fmt.Sprintf("R%d", 1+rows), "R25", fmt.Sprintf("below%s%d", letter, rows))
+			g.op("CBNZ R22, start%s%dtrue", letter, rows)
+			g.op("B start%s%dfalse", letter, rows)
 		}
 		for rows := 1; rows <= 2; rows++ {
 			for _, gated := range []bool{false, true} {
-				g.slideLoop(width, rows, gated)
+				g.slideLoop(letter, rows, gated)
 			}
 		}
 	})
 }
 
-func (g *gen) slideLoop(width string, rows int, gated bool) {
-	id := fmt.Sprintf("%s%d%v", width, rows, gated)
+func (g *gen) slideLoop(letter string, rows int, gated bool) {
+	id := fmt.Sprintf("%s%d%v", letter, rows, gated)
 	acc := func(k, r int) int { return 9 + 2*(k%3) + r }
 	const value = 15
 	loads := func() {
@@ -174,7 +163,7 @@ func (g *gen) slideLoop(width string, rows int, gated bool) {
 			case rows + 1:
 				offset = 6
 			}
-			g.loadOffset(width, i, offset, value+i)
+			g.loadOffset(letter, i, offset, value+i)
 		}
 		for i := range 3 {
 			g.op("ADD R%d, R%d, R%d", 23+i, 4+i, 4+i)
@@ -188,8 +177,8 @@ func (g *gen) slideLoop(width string, rows int, gated bool) {
 	// finish completes and stores output k.
 	finish := func(k int) {
 		for r := 0; r < rows && gated; r++ {
-			g.loadOffset(width, []int{9, 20}[r], 26, 19+r)
-			g.loadOffset(width, []int{10, 21}[r], 26, 21+r)
+			g.loadOffset(letter, []int{9, 20}[r], 26, 19+r)
+			g.loadOffset(letter, []int{10, 21}[r], 26, 21+r)
 		}
 		for i, op := range []string{"FADD", "FMUL"} {
 			for r := 0; r < rows && gated; r++ {
@@ -197,7 +186,7 @@ func (g *gen) slideLoop(width string, rows int, gated bool) {
 			}
 		}
 		for r := range rows {
-			g.storeOffset(width, 7+r, 26, acc(k, r))
+			g.storeOffset(letter, 7+r, 26, acc(k, r))
 		}
 		g.op("ADD R12, R26, R26")
 	}
@@ -244,7 +233,7 @@ func (g *gen) slideLoop(width string, rows int, gated bool) {
 			g.p("end%s_0:", id)
 		}
 		finish(k + 1)
-		g.op("B next%s", width)
+		g.op("B next%s", letter)
 	}
 }
 
@@ -264,16 +253,16 @@ func (g *gen) slide2() {
 	g.op("LSL $2, R4, R4")
 	g.op("LSL $2, R8, R8")
 	g.op("LSL $2, R12, R12")
-	g.channelLoop(func(width string) {
+	g.channelLoop(func(letter string) {
 		step := []int{5, 4, 6}
 		load := func(column int) { // the left one of two
 			for r := range 3 {
-				g.op("FMOV%s (R%d), F%d", strings.ToUpper(width), r, column+r)
+				g.op("FMOV%s (R%d), F%d", letter, r, column+r)
 			}
 		}
 		load2 := func(column int) { // the right one
 			for r := range 3 {
-				g.loadOffset(width, r, step[r], column+r)
+				g.loadOffset(letter, r, step[r], column+r)
 				g.op("ADD R%d<<1, R%d, R%d", step[r], r, r)
 			}
 		}
@@ -288,10 +277,10 @@ func (g *gen) slide2() {
 		}
 		put := func(sum int) {
 			g.v3("FADD", sum, sum, sum+1)
-			g.storeStep(width, "R7", "R12", sum)
+			g.storeStep(letter, "R7", "R12", sum)
 		}
 		const left, a, b, c = 9, 12, 15, 18
-		g.weights3x3(width)
+		g.weights3x3(letter)
 		g.args("y", "R7", "x", "R1", "n", "R11")
 		g.op("SUB R9, R11, R11")
 		g.op("ADD R13, R7, R7")
@@ -300,15 +289,15 @@ func (g *gen) slide2() {
 		g.op("ADD R8, R1, R2")
 		g.op("MOVD R4, R5")
 		g.op("MOVD R4, R6")
-		g.outside("above", "R0", "R5", "above"+width)
-		g.outside("below", "R2", "R6", "below"+width)
+		g.outside("above", "R0", "R5", "above"+letter)
+		g.outside("below", "R2", "R6", "below"+letter)
 		for r := range 3 {
 			g.op("VEOR V%d.B16, V%d.B16, V%d.B16", left+r, left+r, left+r)
 		}
 		g.op("SUBS $2, R11, R11")
-		g.op("BLT one%s", width)
+		g.op("BLT one%s", letter)
 		g.op("PCALIGN $16")
-		g.p("loop%s:", width)
+		g.p("loop%s:", letter)
 		load(a)
 		begin(21)
 		begin(23)
@@ -324,10 +313,10 @@ func (g *gen) slide2() {
 		add(2, left, 23)
 		put(23)
 		g.op("SUBS $2, R11, R11")
-		g.op("BGE loop%s", width)
-		g.p("one%s:", width)
+		g.op("BGE loop%s", letter)
+		g.p("one%s:", letter)
 		g.op("ADDS $2, R11, R11")
-		g.op("BEQ odd%s", width)
+		g.op("BEQ odd%s", letter)
 		load(a)
 		begin(21)
 		add(0, left, 21)
@@ -335,8 +324,8 @@ func (g *gen) slide2() {
 		add(1, a, 21)
 		add(2, left, 21)
 		put(21)
-		g.p("odd%s:", width) // the last output, whose right column is outside
-		g.op("CBZ R9, next%s", width)
+		g.p("odd%s:", letter) // the last output, whose right column is outside
+		g.op("CBZ R9, next%s", letter)
 		load(a)
 		begin(21)
 		add(0, left, 21)
@@ -360,17 +349,17 @@ func (g *gen) dwtaps() {
 	for _, r := range []string{"R5", "R4", "R12", "R7"} {
 		g.op("LSL $2, %s, %s", r, r)
 	}
-	g.channelLoop(func(width string) {
+	g.channelLoop(func(letter string) {
 		g.args("y", "R1", "x", "R0", "bias", "R15", "n", "R11")
 		g.op("ADD R13, R0, R0")
 		g.op("ADD R13, R1, R1")
 		g.op("VEOR V17.B16, V17.B16, V17.B16")
-		g.op("CBZ R15, nobias%s", width)
+		g.op("CBZ R15, nobias%s", letter)
 		g.op("ADD R13, R15, R15")
-		g.loadStep(width, "R15", "R7", 17)
-		g.p("nobias%s:", width)
+		g.loadStep(letter, "R15", "R7", 17)
+		g.p("nobias%s:", letter)
 		for _, pixels := range []int{4, 1} {
-			id := fmt.Sprintf("%s%d", width, pixels)
+			id := fmt.Sprintf("%s%d", letter, pixels)
 			g.p("pixels%s:", id)
 			g.op("CMP $%d, R11", pixels)
 			g.op("BLT end%s", id)
@@ -385,13 +374,13 @@ func (g *gen) dwtaps() {
 			g.op("MOVD R2, R3")
 			g.op("MOVD R10, R9")
 			for i := range pixels - 1 {
-				g.loadStep(width, "R3", "R4", 4+i)
+				g.loadStep(letter, "R3", "R4", 4+i)
 			}
 			g.op("PCALIGN $16")
 			g.p("loop%s:", id)
 			for t := range pixels {
-				g.loadStep(width, "R6", "R7", 16)
-				g.loadStep(width, "R3", "R4", 4+(t+pixels-1)%pixels)
+				g.loadStep(letter, "R6", "R7", 16)
+				g.loadStep(letter, "R3", "R4", 4+(t+pixels-1)%pixels)
 				for i := range pixels {
 					g.v3("FMLA", i, 16, 4+(t+i)%pixels)
 				}
@@ -407,7 +396,7 @@ func (g *gen) dwtaps() {
 			g.op("SUBS $1, R8, R8")
 			g.op("BNE row%s", id)
 			for i := range pixels {
-				g.storeStep(width, "R1", "R12", i)
+				g.storeStep(letter, "R1", "R12", i)
 				g.op("ADD R4, R0, R0")
 			}
 			g.op("SUB $%d, R11, R11", pixels)

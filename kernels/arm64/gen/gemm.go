@@ -118,7 +118,7 @@ func (g *gen) tile(m int) {
 		load := i + panel - 1
 		pending := true
 		for r := range m {
-			g.fmlaLane(acc(r, i%vectors), column(i), row(r), i/vectors)
+			g.lane("FMLA", acc(r, i%vectors), column(i), row(r), i/vectors)
 			issued++
 			// Decoders of three take a load, which some split in two, only as their first
 			// or second instruction.
@@ -165,7 +165,7 @@ func (g *gen) tile(m int) {
 			g.op("FMOVQ.P 16(R8), F%d", column(c))
 		}
 		for r := range m {
-			g.fmlaLane(acc(r, c), column(c), row(r), 0)
+			g.lane("FMLA", acc(r, c), column(c), row(r), 0)
 		}
 	}
 	g.op("ADD $4, R6, R6")

@@ -12,7 +12,8 @@ import (
 
 type gen struct {
 	bytes.Buffer
-	arg map[string]string // where the current function finds its arguments
+	arg    map[string]string // where the current function finds its arguments
+	labels int
 }
 
 func (g *gen) p(format string, args ...any) { fmt.Fprintf(g, format+"\n", args...) }
@@ -25,9 +26,10 @@ func (g *gen) word(w uint32, format string, args ...any) {
 	g.op("WORD $0x%08X // "+format, append([]any{w}, args...)...)
 }
 
-// fmlaLane is d += n · m[lane].
-func (g *gen) fmlaLane(d, n, m, lane int) {
-	g.word(0x4F801000|uint32(lane&1)<<21|uint32(lane>>1)<<11|uint32(m)<<16|uint32(n)<<5|uint32(d), "FMLA V%d.4S, V%d.4S, V%d.S[%d]", d, n, m, lane)
+// lane is d = n · m[lane] (FMUL) or d += n · m[lane] (FMLA).
+func (g *gen) lane(name string, d, n, m, lane int) {
+	code := map[string]uint32{"FMLA": 0x4F801000, "FMUL": 0x4F809000}[name]
+	g.word(code|uint32(lane&1)<<21|uint32(lane>>1)<<11|uint32(m)<<16|uint32(n)<<5|uint32(d), "%s V%d.4S, V%d.4S, V%d.S[%d]", name, d, n, m, lane)
 }
 
 // three are instructions of two sources on four floats.
@@ -49,23 +51,30 @@ func (g *gen) v2(name string, d, n int) {
 	g.word(two[name]|uint32(n)<<5|uint32(d), "%s V%d.4S, V%d.4S", name, d, n)
 }
 
+// label returns a label that no other call has returned.
+func (g *gen) label(name string) string {
+	g.labels++
+	return fmt.Sprintf("%s_%d", name, g.labels)
+}
+
 // frame is the least frame of a function that checks the stack, where it can be
 // preempted between calls.
 const frame = 128
 
-// function begins a function with parameters as in its Go declaration: pointers and
-// integers, and float32 at the end.
+// function begins a function with parameters as in its Go declaration: pointers,
+// integers, and float32 each with its type.
 func (g *gen) function(name string, frame int, params string) {
 	g.arg = map[string]string{}
 	size := 0
 	for _, p := range strings.Split(params, ", ") {
 		param, kind, _ := strings.Cut(p, " ")
-		g.arg[param] = fmt.Sprintf("%s+%d(FP)", param, size)
+		bytes := 8
 		if kind == "float32" {
-			size += 4
-		} else {
-			size += 8
+			bytes = 4
 		}
+		size = (size + bytes - 1) / bytes * bytes
+		g.arg[param] = fmt.Sprintf("%s+%d(FP)", param, size)
+		size += bytes
 	}
 	g.p("// func %s(%s)", name, params)
 	g.p("TEXT ·%s(SB), 0, $%d-%d", name, frame, size)
@@ -120,7 +129,74 @@ func main() {
 	}, (*gen).gemm)
 	file("activation", (*gen).activations)
 	file("dwconv", (*gen).zeros, (*gen).slide, (*gen).slide2, (*gen).dwtaps)
-	file("rows", func(g *gen) { g.binary("Add", "FADD") }, func(g *gen) { g.binary("Mul", "FMUL") }, (*gen).peak)
+	file("attention", (*gen).outer, (*gen).rotate, (*gen).inverse)
+	file("rows", (*gen).layernorm, (*gen).meanrows, func(g *gen) { g.binary("Add", "FADD") }, func(g *gen) { g.binary("Mul", "FMUL") }, (*gen).peak)
+}
+
+// width is what a loop takes at a time.
+type width struct {
+	vectors int
+	letter  string // of the register: Q, D or S
+}
+
+var registerBytes = map[string]int{"Q": 16, "D": 8, "S": 4}
+
+func (w width) size() int { return w.vectors * registerBytes[w.letter] }
+
+// get loads V(d) and on from where p points.
+func (g *gen) get(w width, p string, d int) {
+	if w.vectors == 1 {
+		g.op("FMOV%s (%s), F%d", w.letter, p, d)
+		return
+	}
+	for i := 0; i < w.vectors; i += 2 {
+		g.op("FLDPQ %d(%s), (F%d, F%d)", 16*i, p, d+i, d+i+1)
+	}
+}
+
+// put stores V(s) and on.
+func (g *gen) put(w width, p string, s int) {
+	if w.vectors == 1 {
+		g.op("FMOV%s F%d, (%s)", w.letter, s, p)
+		return
+	}
+	for i := 0; i < w.vectors; i += 2 {
+		g.op("FSTPQ (F%d, F%d), %d(%s)", s+i, s+i+1, 16*i, p)
+	}
+}
+
+// load loads V(d) and on, and moves the pointer on: not by the instruction that does
+// both, which takes some CPUs longer than two.
+func (g *gen) load(w width, p string, d int) {
+	g.get(w, p, d)
+	g.op("ADD $%d, %s, %s", w.size(), p, p)
+}
+
+// store stores V(s) and on, and moves the pointer on.
+func (g *gen) store(w width, p string, s int) {
+	g.put(w, p, s)
+	g.op("ADD $%d, %s, %s", w.size(), p, p)
+}
+
+// elements writes a loop over the elements that are left in the register: sixteen at a
+// time, then four, then one by one.
+func (g *gen) elements(name, left string, body func(w width)) {
+	widths := []width{{4, "Q"}, {1, "Q"}, {1, "S"}}
+	for i, w := range widths {
+		n := w.size() / 4
+		end := fmt.Sprintf("end%s%d", name, n)
+		g.op("SUBS $%d, %s, %s", n, left, left)
+		g.op("BLT %s", end)
+		g.op("PCALIGN $16")
+		g.p("loop%s%d:", name, n)
+		body(w)
+		g.op("SUBS $%d, %s, %s", n, left, left)
+		g.op("BGE loop%s%d", name, n)
+		g.p("%s:", end)
+		if i < len(widths)-1 {
+			g.op("ADD $%d, %s, %s", n, left, left)
+		}
+	}
 }
 
 // binary writes y[i] = a[i] op b[i] for n elements. Registers: R0 y, R1 a, R2 b, R3
@@ -128,26 +204,14 @@ func main() {
 func (g *gen) binary(name, op string) {
 	g.function(name+"NEON", frame, "y, a, b *float32, n int")
 	g.args("y", "R0", "a", "R1", "b", "R2", "n", "R3")
-	g.op("SUBS $4, R3, R3")
-	g.op("BLT tail")
-	g.p("vector:")
-	g.op("VLD1.P 16(R1), [V0.S4]")
-	g.op("VLD1.P 16(R2), [V1.S4]")
-	g.v3(op, 0, 0, 1)
-	g.op("VST1.P [V0.S4], 16(R0)")
-	g.op("SUBS $4, R3, R3")
-	g.op("BGE vector")
-	g.p("tail:")
-	g.op("ADDS $4, R3, R3")
-	g.op("BEQ end")
-	g.p("one:")
-	g.op("FMOVS.P 4(R1), F0")
-	g.op("FMOVS.P 4(R2), F1")
-	g.v3(op, 0, 0, 1)
-	g.op("FMOVS.P F0, 4(R0)")
-	g.op("SUBS $1, R3, R3")
-	g.op("BNE one")
-	g.p("end:")
+	g.elements("", "R3", func(w width) {
+		g.load(w, "R1", 0)
+		g.load(w, "R2", 4)
+		for i := range w.vectors {
+			g.v3(op, i, i, 4+i)
+		}
+		g.store(w, "R0", 0)
+	})
 	g.op("RET")
 }
 
