@@ -18,13 +18,22 @@ var hasNEON = cpu.ARM64.HasASIMD
 const callWork = 1 << 15
 
 // edgeRows is how many rows of the last, partial panel are computed at a time: a
-// multiple of MR; maxNR is the width of a panel.
-const edgeRows, maxNR = 42, arm64.GemmNR
+// multiple of both MR; maxNR is the width of a panel.
+const edgeRows, maxNR = 30, arm64.GemmNR
 
-func (l Level) tileRows() int { return arm64.GemmMR }
+func (l Level) tileRows() int {
+	if inOrder() {
+		return arm64.GemmInOrderMR
+	}
+	return arm64.GemmMR
+}
 
 func gemmCall(l Level, y *float32, ldy int, x *float32, xr generic.Rows, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows int, a Activation) {
-	arm64.GemmNEON(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
+	if inOrder() {
+		arm64.GemmInOrderNEON(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
+	} else {
+		arm64.GemmNEON(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
+	}
 }
 
 // The numbers of the vector functions beyond the activations of an epilogue.

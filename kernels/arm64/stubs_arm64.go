@@ -2,8 +2,8 @@
 
 package arm64
 
-// Rows and columns of the register tile.
-const GemmMR, GemmNR = 6, 16
+// Rows and columns of the register tile; rows of that of [GemmInOrderNEON].
+const GemmMR, GemmNR, GemmInOrderMR = 6, 16, 5
 
 // GemmNEON multiplies rows of X by one packed panel of 16 columns:
 //
@@ -27,6 +27,11 @@ const GemmMR, GemmNR = 6, 16
 //
 //go:noescape
 func GemmNEON(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int)
+
+// GemmInOrderNEON is [GemmNEON] for cores that issue in order and load 64 bits a cycle.
+//
+//go:noescape
+func GemmInOrderNEON(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int)
 
 // The vector functions compute y[i] = f(x[i]) for i < n; y may be x.
 

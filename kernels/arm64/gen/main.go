@@ -122,11 +122,13 @@ func file(name string, parts ...func(*gen)) {
 }
 
 func main() {
-	file("gemm", func(g *gen) {
+	tables := func(g *gen) {
 		for _, name := range fused {
 			g.constantTable(find(name))
 		}
-	}, (*gen).gemm)
+	}
+	file("gemm", tables, func(g *gen) { g.gemm("GemmNEON", false) })
+	file("gemm_inorder", tables, func(g *gen) { g.gemm("GemmInOrderNEON", true) })
 	file("activation", (*gen).activations)
 	file("dwconv", (*gen).zeros, (*gen).slide, (*gen).slide2, (*gen).dwtaps)
 	file("attention", (*gen).outer, (*gen).rotate, (*gen).inverse)
@@ -143,25 +145,18 @@ var registerBytes = map[string]int{"Q": 16, "D": 8, "S": 4}
 
 func (w width) size() int { return w.vectors * registerBytes[w.letter] }
 
-// get loads V(d) and on from where p points.
+// get loads V(d) and on from where p points. Loads of pairs take CPUs that issue in
+// order longer than two loads.
 func (g *gen) get(w width, p string, d int) {
-	if w.vectors == 1 {
-		g.op("FMOV%s (%s), F%d", w.letter, p, d)
-		return
-	}
-	for i := 0; i < w.vectors; i += 2 {
-		g.op("FLDPQ %d(%s), (F%d, F%d)", 16*i, p, d+i, d+i+1)
+	for i := range w.vectors {
+		g.op("FMOV%s %d(%s), F%d", w.letter, 16*i, p, d+i)
 	}
 }
 
 // put stores V(s) and on.
 func (g *gen) put(w width, p string, s int) {
-	if w.vectors == 1 {
-		g.op("FMOV%s F%d, (%s)", w.letter, s, p)
-		return
-	}
-	for i := 0; i < w.vectors; i += 2 {
-		g.op("FSTPQ (F%d, F%d), %d(%s)", s+i, s+i+1, 16*i, p)
+	for i := range w.vectors {
+		g.op("FMOV%s F%d, %d(%s)", w.letter, s+i, 16*i, p)
 	}
 }
 
