@@ -7,8 +7,8 @@ import (
 	"github.com/mila-go/mila/kernels/ref"
 )
 
-// inOrder is the order of a block of consecutive tokens.
-var inOrder = func() (order [arm64.ScanTokens]int32) {
+// consecutive is the order of a block of consecutive tokens.
+var consecutive = func() (order [arm64.ScanTokens]int32) {
 	for i := range order {
 		order[i] = int32(i)
 	}
@@ -25,7 +25,7 @@ type scanRows [arm64.ScanTokens * ref.ScanLanes]float32
 func block(order []int32, step, steps int) (tokens []int32, first int) {
 	n := min(arm64.ScanTokens, steps-step)
 	if order == nil {
-		return inOrder[:n], step
+		return consecutive[:n], step
 	}
 	return order[step : step+n], 0
 }
@@ -46,7 +46,7 @@ func panelOf(x []float32, ld, c0, channels int, tokens []int32, dense *scanRows)
 	for i, t := range tokens {
 		copy(dense[i*ref.ScanLanes:(i+1)*ref.ScanLanes], x[int(t)*ld+c0:int(t)*ld+c0+channels])
 	}
-	return panelRows{&dense[0], ref.ScanLanes, &inOrder[0]}
+	return panelRows{&dense[0], ref.ScanLanes, &consecutive[0]}
 }
 
 // panelVector returns the address of a panel's elements of x, or nil for a slice that
@@ -60,13 +60,6 @@ func panelVector(x []float32, c0, channels int, dense *[ref.ScanLanes]float32) *
 	}
 	copy(dense[:], x[c0:c0+channels])
 	return &dense[0]
-}
-
-func flag(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // scanVector is generic.Scan at level NEON. Blocks of tokens are the outer loop, so
@@ -204,11 +197,7 @@ func conv1dVector(l Level, y, state, x, w, bias []float32, s Conv1DShape, act Ac
 		from, to := x[first*s.LdX:], y[first*s.LdY:]
 		full := s.Ch0 + (s.Ch1-s.Ch0)/lanes*lanes
 		for c := s.Ch0; c < full; c += lanes {
-			var shift *float32
-			if bias != nil {
-				shift = &bias[c]
-			}
-			arm64.Conv1DNEON(&to[c], s.LdY, &from[c], s.LdX, &tokens[0], len(tokens), silu, &state[c], s.Ch, &w[c], s.Ch, shift, s.Width)
+			arm64.Conv1DNEON(&to[c], s.LdY, &from[c], s.LdX, &tokens[0], len(tokens), silu, &state[c], s.Ch, &w[c], s.Ch, orNil(bias, c), s.Width)
 		}
 		if full == s.Ch1 {
 			continue
@@ -228,7 +217,7 @@ func conv1dVector(l Level, y, state, x, w, bias []float32, s Conv1DShape, act Ac
 		if bias != nil {
 			copy(shift[:], bias[full:s.Ch1])
 		}
-		arm64.Conv1DNEON(&rows[0], lanes, &rows[0], lanes, &inOrder[0], len(tokens), silu, &before[0], lanes, &taps[0], lanes, &shift[0], s.Width)
+		arm64.Conv1DNEON(&rows[0], lanes, &rows[0], lanes, &consecutive[0], len(tokens), silu, &before[0], lanes, &taps[0], lanes, &shift[0], s.Width)
 		for i, t := range tokens {
 			copy(to[int(t)*s.LdY+full:int(t)*s.LdY+s.Ch1], rows[i*lanes:])
 		}

@@ -74,11 +74,6 @@ func ScanInputNEON(inputs, sums, steps, u *float32, ldu int, d *float32, order *
 //go:noescape
 func ScanOutNEON(y *float32, ldy int, sums, gate *float32, order *int32, tokens, add int)
 
-// SoftplusNEON computes y[i] = log(1 + exp(x[i])) for i < n; y may be x.
-//
-//go:noescape
-func SoftplusNEON(y, x *float32, n int)
-
 // Conv1DNEON computes for each step i with t = order[i], of four channels,
 //
 //	y[t*ldy:] = act(bias + Σ_j w[j*ldw:] * (the input width-1-j steps before))

@@ -16,13 +16,12 @@ import "fmt"
 //	V12 to V15   the sums; V16 to V31 temporaries of their gates
 func (g *gen) conv1d() {
 	const bias, before, inputs, sums, temporaries = 4, 5, 8, 12, 16
-	g.p("// func Conv1DNEON(y *float32, ldy int, x *float32, ldx int, order *int32, tokens, silu int, state *float32, ldstate int, w *float32, ldw int, bias *float32, width int)")
-	g.p("TEXT ·Conv1DNEON(SB), 0, $128-104")
-	g.args("y+0", "ldy+8", "x+16", "ldx+24", "order+32", "tokens+40", "silu+48", "state+56", "ldstate+64", "w+72", "ldw+80", "bias+88", "width+96")
+	g.function("Conv1DNEON", frame, "y *float32, ldy int, x *float32, ldx int, order *int32, tokens, silu int, state *float32, ldstate int, w *float32, ldw int, bias *float32, width int")
+	g.args("y", "R0", "ldy", "R1", "x", "R2", "ldx", "R3", "order", "R4", "tokens", "R5", "silu", "R6", "state", "R7", "ldstate", "R8", "w", "R9", "ldw", "R10", "bias", "R11", "width", "R12")
 	for _, r := range []int{1, 3, 8, 10} {
 		g.op("LSL $2, R%d, R%d", r, r)
 	}
-	g.table()
+	g.loadTable()
 	g.zero(bias)
 	g.op("CBZ R11, unbiased")
 	g.ldr(0, 11, bias)
@@ -106,5 +105,7 @@ func (g *gen) gate(z, x, k, p, q int) {
 	g.decay(x, x, k, p, q, scanKept{-1, -1, -1, -1})
 	g.constant("one", k)
 	g.v3("FADD", x, x, k)
-	g.v3("FDIV", z, z, x)
+	one := &emitter{gen: g, registers: registers{a: k, b: p}, vectors: 1}
+	one.reciprocal(x)
+	g.v3("FMUL", z, z, x)
 }

@@ -18,7 +18,6 @@ const (
 	scanPanel  = 16 // channels
 	scanRow    = 4 * scanPanel
 	scanDegree = 5
-	logDegree  = 4
 )
 
 // The forms of Scan, as in arm64.ScanCall.
@@ -40,18 +39,11 @@ var scanNames = []string{"general", "falling", "powers", "on", "b", "c", "bc"}
 // latency of the cores that issue in order.
 var scanBodies = [][]int{scanGeneral: {8, 4, 1}, scanFalling: {8}, scanPowers: {16, 4}, scanOn: {16, 4}, scanB: {4, 1}, scanC: {4, 1}, scanBC: {4, 1}}
 
-// scanValues are the constants, each four times in memory: multiply-adds overwrite
-// their addend, so that coefficients of a polynomial have to be loaded anyway.
-var scanValues = func() (values []struct {
-	name string
-	bits uint32
-}) {
-	add := func(name string, v float64) {
-		values = append(values, struct {
-			name string
-			bits uint32
-		}{name, math.Float32bits(float32(v))})
-	}
+// scanTable holds the constants, in memory: multiply-adds overwrite their addend, so
+// that coefficients of a polynomial have to be loaded anyway.
+var scanTable = func() (f function) {
+	f.name = "Scan"
+	add := func(name string, v float64) { f.constants = append(f.constants, float(name, v)) }
 	// 2^r = 1 + r (two1 + r (two2 + ..)), |r| <= 1/2: the constant term is exactly
 	// 1, since an error there would grow with every token that a state lives.
 	for i, k := range interpolate(func(r float64) float64 {
@@ -62,47 +54,25 @@ var scanValues = func() (values []struct {
 	}, -0.5, 0.5, scanDegree-1) {
 		add(fmt.Sprintf("two%d", i+1), k)
 	}
-	// 2 artanh(q) / q in q²
-	for i, k := range interpolate(func(s float64) float64 {
-		if s < 1e-8 {
-			return 2 + 2*s/3
-		}
-		q := math.Sqrt(s)
-		return 2 * math.Atanh(q) / q
-	}, 0, 1.0/9, logDegree) {
-		add(fmt.Sprintf("log%d", i), k)
-	}
 	add("magic", 1.5*float64(1<<23)+127) // x plus it: the exponent bits of 2^x below
 	add("lo", -127)
 	add("hi", 127.49)    // beyond, infinity times a state of 0 would be NaN
 	add("gatehi", 128.4) // 2^128 is infinite, as the gate of -infinity needs
-	add("log2e", math.Log2E)
 	add("-log2e", -math.Log2E)
 	add("one", 1)
-	add("two", 2)
-	return values
+	return f
 }()
-
-// scanConstants writes the table of constants.
-func (g *gen) scanConstants() {
-	for i, v := range scanValues {
-		for lane := range 4 {
-			g.p("DATA scanConstants<>+%d(SB)/4, $0x%08x", 16*i+4*lane, v.bits)
-		}
-	}
-	g.p("GLOBL scanConstants<>(SB), RODATA|NOPTR, $%d", 16*len(scanValues))
-}
 
 // tableAt is the register of an address in the table in functions that use constant.
 // Offsets from it are no multiples of 16, so that they become unscaled loads, which on
 // Neoverse N1 are one operation where others are two.
-const tableAt, tableOff = 25, 136
+const tableAt, tableOff = 25, 88
 
-func (g *gen) table() { g.op("MOVD $scanConstants<>+%d(SB), R%d", tableOff, tableAt) }
+func (g *gen) loadTable() { g.op("MOVD $consts%s<>+%d(SB), R%d", scanTable.name, tableOff, tableAt) }
 
 // constant loads a constant into V(v).
 func (g *gen) constant(name string, v int) {
-	for i, c := range scanValues {
+	for i, c := range scanTable.constants {
 		if c.name == name {
 			g.ldr(16*i-tableOff, tableAt, v)
 			return
@@ -116,13 +86,6 @@ func (g *gen) str(v, off, base int) { g.op("FMOVQ F%d, %d(R%d)", v, off, base) }
 
 // zero clears V(v); an exclusive or would wait for what is there.
 func (g *gen) zero(v int) { g.op("VMOVI $0, V%d.B16", v) }
-
-// args loads arguments, given as name+offset, into R0, R1 ..
-func (g *gen) args(args ...string) {
-	for r, a := range args {
-		g.op("MOVD %s(FP), R%d", a, r)
-	}
-}
 
 // rowOf leaves base + ld times the next token of the order at R(order) in R(d).
 func (g *gen) rowOf(order, base, ld, d int) {
@@ -244,10 +207,9 @@ func (g *gen) field(name string, r int) {
 //	R25          the constants
 //	V0 ..        the states; the others as scanBody has them
 func (g *gen) scan() {
-	g.p("// func ScanNEON(call *ScanCall)")
-	g.p("TEXT ·ScanNEON(SB), 0, $128-8")
-	g.op("MOVD call+0(FP), R0")
-	g.table()
+	g.function("ScanNEON", frame, "call *ScanCall")
+	g.args("call", "R0")
+	g.loadTable()
 	g.field("states", 1)
 	g.field("form", 2)
 	g.field("vectors", 19)
@@ -362,7 +324,7 @@ func (g *gen) input(form, i, d, du, b, t int) {
 		g.v3("FMLA", d, du, t)
 		return
 	}
-	g.fmlaLane(d, du, b, i%4)
+	g.lane("FMLA", d, du, b, i%4)
 }
 
 func (g *gen) read(form, i, sum, h, c, t int) {
@@ -371,7 +333,7 @@ func (g *gen) read(form, i, sum, h, c, t int) {
 		g.v3("FMLA", sum, h, t)
 		return
 	}
-	g.fmlaLane(sum, h, c, i%4)
+	g.lane("FMLA", sum, h, c, i%4)
 }
 
 // scanGeneral writes the body of n states, four chains beside each other. A state
@@ -426,10 +388,9 @@ func (g *gen) scanGeneral(form, n int) {
 // scanDecay writes ScanDecayNEON. Registers: R0 decays, R1 steps, R2 a, R3 tokens
 // left; V0 to V15 four chains of four temporaries, V16 to V19 a, V20 to V23 constants.
 func (g *gen) scanDecay() {
-	g.p("// func ScanDecayNEON(decays, steps, a *float32, tokens int)")
-	g.p("TEXT ·ScanDecayNEON(SB), 0, $128-32")
-	g.args("decays+0", "steps+8", "a+16", "tokens+24")
-	g.table()
+	g.function("ScanDecayNEON", frame, "decays, steps, a *float32, tokens int")
+	g.args("decays", "R0", "steps", "R1", "a", "R2", "tokens", "R3")
+	g.loadTable()
 	kept := scanKept{magic: 20, lo: 21, hi: 22, top: 23}
 	g.keep(kept)
 	g.quad("VLD1", 16, "(R2)")
@@ -480,7 +441,7 @@ func (g *gen) scanSingle(form int) {
 			if constant {
 				g.v3("FMLA", d+v, n+v, t+v)
 			} else {
-				g.fmlaLane(d+v, n+v, lane, 0)
+				g.lane("FMLA", d+v, n+v, lane, 0)
 			}
 		}
 	}
@@ -556,13 +517,13 @@ func (g *gen) scanPowers(form, n int) {
 			g.v3("FMUL", i+j, i+j, four[j])
 		}
 		for j := range 4 {
-			g.fmlaLane(i+j, du, b, j)
+			g.lane("FMLA", i+j, du, b, j)
 		}
 		for j := range 4 {
 			if i+4 < n {
 				g.v3("FMUL", e[j], four[j], w4)
 			}
-			g.fmlaLane(sums[j], i+j, c, j)
+			g.lane("FMLA", sums[j], i+j, c, j)
 		}
 		four = e
 	}
@@ -583,9 +544,8 @@ func (g *gen) total(sums []int) {
 // scanIn writes ScanInNEON. Registers: R0 work, R1 R2 rows of x and their distance,
 // R3 the order, R4 tokens left; V0 to V3 the row, V4 to V7 the bias.
 func (g *gen) scanIn() {
-	g.p("// func ScanInNEON(work, x *float32, ldx int, bias *float32, order *int32, tokens int)")
-	g.p("TEXT ·ScanInNEON(SB), 0, $128-48")
-	g.args("work+0", "x+8", "ldx+16", "order+32", "tokens+40", "bias+24")
+	g.function("ScanInNEON", frame, "work, x *float32, ldx int, bias *float32, order *int32, tokens int")
+	g.args("work", "R0", "x", "R1", "ldx", "R2", "order", "R3", "tokens", "R4", "bias", "R5")
 	g.op("LSL $2, R2, R2")
 	g.quad("VLD1", 4, "(R5)")
 	g.p("loop:")
@@ -604,9 +564,8 @@ func (g *gen) scanIn() {
 // R3 R4 rows of u and their distance, R5 the order, R6 tokens left, R7 plain; V0 to V3
 // u, V4 to V7 the steps and then the sums, V8 to V11 D.
 func (g *gen) scanInput() {
-	g.p("// func ScanInputNEON(inputs, sums, steps, u *float32, ldu int, d *float32, order *int32, tokens, plain int)")
-	g.p("TEXT ·ScanInputNEON(SB), 0, $128-72")
-	g.args("inputs+0", "sums+8", "steps+16", "u+24", "ldu+32", "order+48", "tokens+56", "plain+64", "d+40")
+	g.function("ScanInputNEON", frame, "inputs, sums, steps, u *float32, ldu int, d *float32, order *int32, tokens, plain int")
+	g.args("inputs", "R0", "sums", "R1", "steps", "R2", "u", "R3", "ldu", "R4", "order", "R5", "tokens", "R6", "plain", "R7", "d", "R8")
 	g.op("LSL $2, R4, R4")
 	g.op("CBZ R8, loop")
 	g.quad("VLD1", 8, "(R8)")
@@ -638,9 +597,8 @@ func (g *gen) scanInput() {
 // sums, R3 the gate or 0, R4 the order, R5 tokens left, R6 add; V0 to V3 the sums, V4
 // to V7 what they meet.
 func (g *gen) scanOut() {
-	g.p("// func ScanOutNEON(y *float32, ldy int, sums, gate *float32, order *int32, tokens, add int)")
-	g.p("TEXT ·ScanOutNEON(SB), 0, $128-56")
-	g.args("y+0", "ldy+8", "sums+16", "gate+24", "order+32", "tokens+40", "add+48")
+	g.function("ScanOutNEON", frame, "y *float32, ldy int, sums, gate *float32, order *int32, tokens, add int")
+	g.args("y", "R0", "ldy", "R1", "sums", "R2", "gate", "R3", "order", "R4", "tokens", "R5", "add", "R6")
 	g.op("LSL $2, R1, R1")
 	g.p("loop:")
 	g.rowOf(4, 0, 1, 7)
@@ -660,64 +618,5 @@ func (g *gen) scanOut() {
 	g.quad("VST1", 0, "(R7)")
 	g.op("SUBS $1, R5, R5")
 	g.op("BNE loop")
-	g.op("RET")
-}
-
-// softplus writes SoftplusNEON:
-//
-//	log(1 + exp(x)) = max(x, 0) + log1p(w),  w = exp(-|x|),  log1p(w) = 2 artanh(w / (2 + w))
-//
-// sixteen elements at a time, or one. Registers: R0 R1 y and x, R2 elements left; V0
-// to V19 four chains of five, V28 zero, V29 to V31 constants.
-func (g *gen) softplus() {
-	g.p("// func SoftplusNEON(y, x *float32, n int)")
-	g.p("TEXT ·SoftplusNEON(SB), 0, $128-24")
-	g.args("y+0", "x+8", "n+16")
-	g.table()
-	kept := scanKept{magic: 29, lo: 30, hi: -1, top: 31}
-	g.keep(kept)
-	g.zero(28)
-	chain := func(load, store string, i int) {
-		x, k, p, q, positive := 5*i, 5*i+1, 5*i+2, 5*i+3, 5*i+4
-		g.op(load, x)
-		g.v3("FMAX", positive, x, 28)
-		g.v2("FABS", x, x)
-		g.constant("-log2e", k)
-		g.v3("FMUL", x, x, k)
-		g.v3("FMAX", x, x, kept.lo)
-		g.decay(x, x, k, p, q, kept)
-		g.constant("two", p)
-		g.v3("FADD", p, p, x)
-		g.v3("FDIV", x, x, p)
-		g.v3("FMUL", k, x, x)
-		from := q
-		g.constant(fmt.Sprintf("log%d", logDegree), q)
-		for j := logDegree - 1; j >= 0; j-- {
-			to := p + q - from
-			g.constant(fmt.Sprintf("log%d", j), to)
-			g.v3("FMLA", to, from, k)
-			from = to
-		}
-		g.v3("FMLA", positive, x, from)
-		g.op(store, positive)
-	}
-	g.op("SUBS $16, R2, R2")
-	g.op("BLT rest")
-	g.p("loop:")
-	var parts []func()
-	for i := range 4 {
-		parts = append(parts, func() { chain("FMOVQ.P 16(R1), F%d", "FMOVQ.P F%d, 16(R0)", i) })
-	}
-	g.weave(parts...)
-	g.op("SUBS $16, R2, R2")
-	g.op("BGE loop")
-	g.p("rest:")
-	g.op("ADDS $16, R2, R2")
-	g.op("BEQ end")
-	g.p("one:")
-	chain("FMOVS.P 4(R1), F%d", "FMOVS.P F%d, 4(R0)", 0)
-	g.op("SUBS $1, R2, R2")
-	g.op("BNE one")
-	g.p("end:")
 	g.op("RET")
 }

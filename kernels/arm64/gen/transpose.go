@@ -13,15 +13,14 @@ package main
 // left, R6 and R7 the rows of dst and src; V0 to V15 eight rows of eight, V16 to V31
 // pairs of rows interleaved.
 func (g *gen) transpose() {
-	g.p("// func TransposeNEON(dst *float32, ldd int, src *float32, lds, rows, cols int)")
-	g.p("TEXT ·TransposeNEON(SB), 0, $128-48")
-	g.args("dst+0", "ldd+8", "src+16", "lds+24", "rows+32")
+	g.function("TransposeNEON", frame, "dst *float32, ldd int, src *float32, lds, rows, cols int")
+	g.args("dst", "R0", "ldd", "R1", "src", "R2", "lds", "R3", "rows", "R4")
 	g.op("LSL $2, R1, R1")
 	g.op("LSL $2, R3, R3")
 	g.p("rows:")
 	g.op("MOVD R0, R6")
 	g.op("MOVD R2, R8")
-	g.op("MOVD cols+40(FP), R5")
+	g.args("cols", "R5")
 	g.op("PCALIGN $16")
 	g.p("loop:")
 	g.op("MOVD R8, R7")
@@ -66,9 +65,8 @@ func (g *gen) transpose() {
 // row, R2 R3 those of x, R4 rows left, R5 columns, R6 s, R7 columns left; V0 the row's
 // factor, V1 to V4 elements.
 func (g *gen) scaleRows() {
-	g.p("// func ScaleRowsNEON(y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32)")
-	g.p("TEXT ·ScaleRowsNEON(SB), 0, $128-56")
-	g.args("y+0", "ldy+8", "x+16", "ldx+24", "rows+32", "cols+40", "s+48")
+	g.function("ScaleRowsNEON", frame, "y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32")
+	g.args("y", "R0", "ldy", "R1", "x", "R2", "ldx", "R3", "rows", "R4", "cols", "R5", "s", "R6")
 	for _, r := range []int{1, 3} {
 		g.op("SUB R5, R%d, R%d", r, r)
 		g.op("LSL $2, R%d, R%d", r, r)
