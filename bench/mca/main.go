@@ -107,8 +107,8 @@ var (
 	labelLine       = regexp.MustCompile(`^(\w+):`)
 )
 
-// findLoops returns the loops of the functions of kernels/arm64 whose label in the
-// source begins with "loop", the hot ones; others are tails.
+// findLoops returns the hot loops of the functions of kernels/arm64: those whose label
+// in the source begins with "loop" and which do not take single elements.
 func findLoops(disassembly []byte) ([]*loop, error) {
 	var loops []*loop
 	labels := map[string][]string{} // of a file: the label above each line
@@ -131,7 +131,9 @@ func findLoops(disassembly []byte) ([]*loop, error) {
 				for _, in := range inner {
 					l.use.add(in.text)
 				}
-				loops = append(loops, l)
+				if l.use.single == 0 || l.use.single < l.use.load+l.use.scalar+l.use.replicate {
+					loops = append(loops, l)
+				}
 			}
 		}
 		function, body = "", nil
@@ -188,6 +190,7 @@ type use struct {
 	shift, divide         int // of vector: those of one pipe only
 	load, store           int // vector registers loaded and stored, 16 bytes each
 	scalar, replicate     int // loads of at most 8 bytes into vector registers, and into all lanes (of load neither)
+	single                int // of scalar: of 4 bytes
 	insert                int // of vector: from a general register into a lane
 }
 
@@ -214,6 +217,9 @@ func (u *use) add(text string) {
 		u.load += n
 	case strings.HasPrefix(name, "ld"):
 		u.scalar += n
+		if strings.Contains(registers, "s") {
+			u.single += n
+		}
 	case strings.HasPrefix(name, "st"):
 		u.store += n
 	default:
@@ -231,15 +237,9 @@ func (u *use) add(text string) {
 	}
 }
 
-// core is a CPU that LLVM is asked about. Its pipes are those of the vendor's
-// optimisation guide that take a multiply-add of four floats in a cycle.
-type core struct {
-	name  string
-	pipes int
-}
-
-var cores = []core{{"cortex-a53", 1}, {"cortex-a55", 1}, {"cortex-a57", 2}, {"cortex-a72", 2}, {"cortex-a76", 2}, {"cortex-a78", 2}, {"cortex-a510", 1}, {"cortex-x1", 4},
-	{"cortex-x2", 4}, {"neoverse-n1", 2}, {"neoverse-n2", 2}, {"neoverse-v1", 4}, {"neoverse-v2", 4}, {"ampere1", 2}, {"apple-m1", 4}, {"apple-m4", 4}}
+// cores are the CPUs that LLVM is asked about.
+var cores = []string{"cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a76", "cortex-a78", "cortex-a510", "cortex-x1",
+	"cortex-x2", "neoverse-n1", "neoverse-n2", "neoverse-v1", "neoverse-v2", "ampere1", "apple-m1", "apple-m4"}
 
 // report is what llvm-mca -json prints.
 type report struct {
@@ -269,11 +269,17 @@ func simulated(w *strings.Builder, mca string, loops []*loop) error {
 		}
 		fmt.Fprintf(&source, "# LLVM-MCA-END %d\n", i)
 	}
-	cycles := map[string][]float64{}
-	var own []core
+	const chains = 16 // of multiply-adds, as many as hide the latency of four pipes
+	fmt.Fprint(&source, "# LLVM-MCA-BEGIN peak\n")
+	for i := range chains {
+		fmt.Fprintf(&source, "fmla v%d.4s, v30.4s, v31.4s\n", i)
+	}
+	fmt.Fprint(&source, "# LLVM-MCA-END peak\n")
+	cycles := map[string][]float64{} // of the loops, and of the peak
+	var own []string
 	fmt.Fprint(w, "\n## Scheduling models\n| -mcpu | model that llvm-mca uses | counted |\n| --- | --- | --- |\n")
 	for _, c := range cores {
-		command := exec.Command(mca, "-mtriple=aarch64-linux-gnu", "-mcpu="+c.name, "-iterations=200", "--all-views=false", "--summary-view", "--json", "-")
+		command := exec.Command(mca, "-mtriple=aarch64-linux-gnu", "-mcpu="+c, "-iterations=200", "--all-views=false", "--summary-view", "--json", "-")
 		command.Stdin = strings.NewReader(source.String())
 		out, err := output(command)
 		if err != nil {
@@ -281,35 +287,35 @@ func simulated(w *strings.Builder, mca string, loops []*loop) error {
 		}
 		var r report
 		if err := json.Unmarshal(out, &r); err != nil {
-			return fmt.Errorf("%s for %s: %w", mca, c.name, err)
+			return fmt.Errorf("%s for %s: %w", mca, c, err)
 		}
-		if len(r.CodeRegions) != len(loops) || len(r.TargetInfo.Resources) == 0 {
-			return fmt.Errorf("%s for %s reports %d of %d loops", mca, c.name, len(r.CodeRegions), len(loops))
+		if len(r.CodeRegions) != len(loops)+1 || len(r.TargetInfo.Resources) == 0 {
+			return fmt.Errorf("%s for %s reports %d of %d loops", mca, c, len(r.CodeRegions), len(loops)+1)
 		}
 		// Resources are named after their model, as N1UnitV.
 		model, _, _ := strings.Cut(r.TargetInfo.Resources[0], "Unit")
 		counted := "no"
-		if strings.HasSuffix(strings.ReplaceAll(c.name, "-", ""), strings.ToLower(model)) {
+		if strings.HasSuffix(strings.ReplaceAll(c, "-", ""), strings.ToLower(model)) {
 			counted = "yes"
 			own = append(own, c)
 			for _, region := range r.CodeRegions {
-				cycles[c.name] = append(cycles[c.name], float64(region.SummaryView.TotalCycles)/float64(region.SummaryView.Iterations))
+				cycles[c] = append(cycles[c], float64(region.SummaryView.TotalCycles)/float64(region.SummaryView.Iterations))
 			}
 		}
-		fmt.Fprintf(w, "| %s | %s | %s |\n", c.name, model, counted)
+		fmt.Fprintf(w, "| %s | %s | %s |\n", c, model, counted)
 	}
 	fmt.Fprint(w, "\n## Cycles of an iteration by llvm-mca\nIn brackets the share of the floating-point pipes' time that is used.\n\n| loop | instructions | vector | of these multiply-adds |")
 	rule := "| --- | --- | --- | --- |"
 	for _, c := range own {
-		fmt.Fprintf(w, " %s |", c.name)
+		fmt.Fprintf(w, " %s |", c)
 		rule += " --- |"
 	}
 	fmt.Fprintf(w, "\n%s\n", rule)
 	for i, l := range loops {
 		fmt.Fprintf(w, "| %s | %d | %d | %d |", l.name, l.use.instructions, l.use.vector, l.use.fma)
 		for _, c := range own {
-			n := cycles[c.name][i]
-			fmt.Fprintf(w, " %.1f (%.0f %%) |", n, 100*float64(l.use.vector)/float64(c.pipes)/n)
+			n, peak := cycles[c][i], cycles[c][len(loops)]/chains
+			fmt.Fprintf(w, " %.1f (%.0f %%) |", n, 100*float64(l.use.vector)*peak/n)
 		}
 		fmt.Fprintln(w)
 	}

@@ -42,27 +42,27 @@ end16:
 	SUBS $4, R2, R2
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	WORD $0x4E34F400 // FMAX V0.4S, V0.4S, V20.4S
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R2, R2
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R2, R2
 	SUBS $1, R2, R2
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	WORD $0x4E34F400 // FMAX V0.4S, V0.4S, V20.4S
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R2, R2
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 
@@ -247,7 +247,7 @@ end16:
 	SUBS $4, R2, R2
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	WORD $0x4E39F410 // FMAX V16.4S, V0.4S, V25.4S
@@ -282,13 +282,13 @@ loop4:
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R2, R2
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R2, R2
 	SUBS $1, R2, R2
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	WORD $0x4E39F410 // FMAX V16.4S, V0.4S, V25.4S
@@ -323,7 +323,7 @@ loop1:
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R2, R2
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 
@@ -562,7 +562,7 @@ end16:
 	SUBS $4, R2, R2
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	WORD $0x4E34F410 // FMAX V16.4S, V0.4S, V20.4S
@@ -607,13 +607,13 @@ loop4:
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R2, R2
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R2, R2
 	SUBS $1, R2, R2
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	WORD $0x4E34F410 // FMAX V16.4S, V0.4S, V20.4S
@@ -658,7 +658,7 @@ loop1:
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R2, R2
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 
@@ -826,7 +826,7 @@ end16:
 	SUBS $4, R2, R2
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	WORD $0x4E3CF410 // FMAX V16.4S, V0.4S, V28.4S
@@ -856,13 +856,13 @@ loop4:
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R2, R2
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R2, R2
 	SUBS $1, R2, R2
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	WORD $0x4E3CF410 // FMAX V16.4S, V0.4S, V28.4S
@@ -892,7 +892,7 @@ loop1:
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R2, R2
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 
@@ -1068,7 +1068,7 @@ end16:
 	SUBS $4, R2, R2
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	WORD $0x4E39F400 // FMAX V0.4S, V0.4S, V25.4S
@@ -1100,13 +1100,13 @@ loop4:
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R2, R2
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R2, R2
 	SUBS $1, R2, R2
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	WORD $0x4E39F400 // FMAX V0.4S, V0.4S, V25.4S
@@ -1138,7 +1138,7 @@ loop1:
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R2, R2
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 
@@ -1319,7 +1319,7 @@ end16:
 	SUBS $4, R2, R2
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	WORD $0x4E39F400 // FMAX V0.4S, V0.4S, V25.4S
@@ -1353,13 +1353,13 @@ loop4:
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R2, R2
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R2, R2
 	SUBS $1, R2, R2
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	WORD $0x4E39F400 // FMAX V0.4S, V0.4S, V25.4S
@@ -1393,7 +1393,7 @@ loop1:
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R2, R2
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 
@@ -1643,7 +1643,7 @@ end16:
 	SUBS $4, R2, R2
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	WORD $0x4EA0F810 // FABS V16.4S, V0.4S
@@ -1690,13 +1690,13 @@ loop4:
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R2, R2
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R2, R2
 	SUBS $1, R2, R2
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	WORD $0x4EA0F810 // FABS V16.4S, V0.4S
@@ -1743,7 +1743,7 @@ loop1:
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R2, R2
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 
@@ -1971,7 +1971,7 @@ end16:
 	SUBS $4, R2, R2
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	WORD $0x4E34F400 // FMAX V0.4S, V0.4S, V20.4S
@@ -2014,13 +2014,13 @@ loop4:
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R2, R2
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R2, R2
 	SUBS $1, R2, R2
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	WORD $0x4E34F400 // FMAX V0.4S, V0.4S, V20.4S
@@ -2063,6 +2063,6 @@ loop1:
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R2, R2
-	BGE loop1
+	BGE tail1
 end1:
 	RET

@@ -229,7 +229,7 @@ endcols16:
 	SUBS $4, R8, R8
 	BLT endcols4
 	PCALIGN $16
-loopcols4:
+tailcols4:
 	MOVD R0, R9
 	MOVD R7, R10
 	MOVD R2, R11
@@ -337,13 +337,13 @@ end1x4:
 	ADD $16, R0, R0
 	ADD $16, R4, R4
 	SUBS $4, R8, R8
-	BGE loopcols4
+	BGE tailcols4
 endcols4:
 	ADD $4, R8, R8
 	SUBS $1, R8, R8
 	BLT endcols1
 	PCALIGN $16
-loopcols1:
+tailcols1:
 	MOVD R0, R9
 	MOVD R7, R10
 	MOVD R2, R11
@@ -451,7 +451,7 @@ end1x1:
 	ADD $4, R0, R0
 	ADD $4, R4, R4
 	SUBS $1, R8, R8
-	BGE loopcols1
+	BGE tailcols1
 endcols1:
 	RET
 
@@ -715,27 +715,27 @@ end16:
 	SUBS $4, R8, R8
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R6), F0
 	ADD $16, R6, R6
 	FMOVQ 0(R7), F4
 	ADD $16, R7, R7
 	WORD $0x4E24CC10 // FMLA V16.4S, V0.4S, V4.4S
 	SUBS $4, R8, R8
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R8, R8
 	SUBS $1, R8, R8
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R6), F0
 	ADD $4, R6, R6
 	FMOVS 0(R7), F4
 	ADD $4, R7, R7
 	WORD $0x4E24CC10 // FMLA V16.4S, V0.4S, V4.4S
 	SUBS $1, R8, R8
-	BGE loop1
+	BGE tail1
 end1:
 	WORD $0x4E31D610 // FADD V16.4S, V16.4S, V17.4S
 	WORD $0x4E33D652 // FADD V18.4S, V18.4S, V19.4S

@@ -53,23 +53,23 @@ endsum16:
 	SUBS $4, R13, R13
 	BLT endsum4
 	PCALIGN $16
-loopsum4:
+tailsum4:
 	FMOVQ 0(R9), F0
 	ADD $16, R9, R9
 	WORD $0x4E20D610 // FADD V16.4S, V16.4S, V0.4S
 	SUBS $4, R13, R13
-	BGE loopsum4
+	BGE tailsum4
 endsum4:
 	ADD $4, R13, R13
 	SUBS $1, R13, R13
 	BLT endsum1
 	PCALIGN $16
-loopsum1:
+tailsum1:
 	FMOVS 0(R9), F0
 	ADD $4, R9, R9
 	WORD $0x4E20D610 // FADD V16.4S, V16.4S, V0.4S
 	SUBS $1, R13, R13
-	BGE loopsum1
+	BGE tailsum1
 endsum1:
 	WORD $0x4E31D610 // FADD V16.4S, V16.4S, V17.4S
 	WORD $0x4E33D652 // FADD V18.4S, V18.4S, V19.4S
@@ -108,25 +108,25 @@ enddev16:
 	SUBS $4, R13, R13
 	BLT enddev4
 	PCALIGN $16
-loopdev4:
+taildev4:
 	FMOVQ 0(R9), F0
 	ADD $16, R9, R9
 	WORD $0x4EB5D400 // FSUB V0.4S, V0.4S, V21.4S
 	WORD $0x4E20CC10 // FMLA V16.4S, V0.4S, V0.4S
 	SUBS $4, R13, R13
-	BGE loopdev4
+	BGE taildev4
 enddev4:
 	ADD $4, R13, R13
 	SUBS $1, R13, R13
 	BLT enddev1
 	PCALIGN $16
-loopdev1:
+taildev1:
 	FMOVS 0(R9), F0
 	ADD $4, R9, R9
 	FSUBS F21, F0, F0
 	WORD $0x4E20CC10 // FMLA V16.4S, V0.4S, V0.4S
 	SUBS $1, R13, R13
-	BGE loopdev1
+	BGE taildev1
 enddev1:
 	WORD $0x4E31D610 // FADD V16.4S, V16.4S, V17.4S
 	WORD $0x4E33D652 // FADD V18.4S, V18.4S, V19.4S
@@ -194,7 +194,7 @@ endput16:
 	SUBS $4, R13, R13
 	BLT endput4
 	PCALIGN $16
-loopput4:
+tailput4:
 	FMOVQ 0(R9), F0
 	ADD $16, R9, R9
 	WORD $0x4EB5D400 // FSUB V0.4S, V0.4S, V21.4S
@@ -212,13 +212,13 @@ noFADD_4:
 	FMOVQ F0, 0(R10)
 	ADD $16, R10, R10
 	SUBS $4, R13, R13
-	BGE loopput4
+	BGE tailput4
 endput4:
 	ADD $4, R13, R13
 	SUBS $1, R13, R13
 	BLT endput1
 	PCALIGN $16
-loopput1:
+tailput1:
 	FMOVS 0(R9), F0
 	ADD $4, R9, R9
 	WORD $0x4EB5D400 // FSUB V0.4S, V0.4S, V21.4S
@@ -236,7 +236,7 @@ noFADD_6:
 	FMOVS F0, 0(R10)
 	ADD $4, R10, R10
 	SUBS $1, R13, R13
-	BGE loopput1
+	BGE tailput1
 endput1:
 	ADD R3, R1, R1
 	ADD R2, R0, R0
@@ -324,7 +324,7 @@ end16:
 	SUBS $4, R4, R4
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	VEOR V0.B16, V0.B16, V0.B16
 	VEOR V1.B16, V1.B16, V1.B16
 	VEOR V2.B16, V2.B16, V2.B16
@@ -358,13 +358,13 @@ done_12:
 	ADD $16, R0, R0
 	ADD $16, R1, R1
 	SUBS $4, R4, R4
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R4, R4
 	SUBS $1, R4, R4
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	VEOR V0.B16, V0.B16, V0.B16
 	VEOR V1.B16, V1.B16, V1.B16
 	VEOR V2.B16, V2.B16, V2.B16
@@ -398,7 +398,7 @@ done_15:
 	ADD $4, R0, R0
 	ADD $4, R1, R1
 	SUBS $1, R4, R4
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 
@@ -438,7 +438,7 @@ end16:
 	SUBS $4, R3, R3
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	FMOVQ 0(R2), F4
@@ -447,13 +447,13 @@ loop4:
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R3, R3
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R3, R3
 	SUBS $1, R3, R3
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	FMOVS 0(R2), F4
@@ -462,7 +462,7 @@ loop1:
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R3, R3
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 
@@ -502,7 +502,7 @@ end16:
 	SUBS $4, R3, R3
 	BLT end4
 	PCALIGN $16
-loop4:
+tail4:
 	FMOVQ 0(R1), F0
 	ADD $16, R1, R1
 	FMOVQ 0(R2), F4
@@ -511,13 +511,13 @@ loop4:
 	FMOVQ F0, 0(R0)
 	ADD $16, R0, R0
 	SUBS $4, R3, R3
-	BGE loop4
+	BGE tail4
 end4:
 	ADD $4, R3, R3
 	SUBS $1, R3, R3
 	BLT end1
 	PCALIGN $16
-loop1:
+tail1:
 	FMOVS 0(R1), F0
 	ADD $4, R1, R1
 	FMOVS 0(R2), F4
@@ -526,7 +526,7 @@ loop1:
 	FMOVS F0, 0(R0)
 	ADD $4, R0, R0
 	SUBS $1, R3, R3
-	BGE loop1
+	BGE tail1
 end1:
 	RET
 

@@ -184,11 +184,15 @@ func (g *gen) elements(name, left string, body func(w width)) {
 		end := fmt.Sprintf("end%s%d", name, n)
 		g.op("SUBS $%d, %s, %s", n, left, left)
 		g.op("BLT %s", end)
+		label := "tail"
+		if i == 0 {
+			label = "loop"
+		}
 		g.op("PCALIGN $16")
-		g.p("loop%s%d:", name, n)
+		g.p("%s%s%d:", label, name, n)
 		body(w)
 		g.op("SUBS $%d, %s, %s", n, left, left)
-		g.op("BGE loop%s%d", name, n)
+		g.op("BGE %s%s%d", label, name, n)
 		g.p("%s:", end)
 		if i < len(widths)-1 {
 			g.op("ADD $%d, %s, %s", n, left, left)
