@@ -163,16 +163,15 @@ func (g *gen) narrow(t tile) func(i, r int) {
 	for i := range groups {
 		load := i + t.panel() - 1
 		from, to := 16*(load%groups), t.column(load)
-		upper := func() { g.op("MOVD %d(%s), R16", from+8, base(load)) }
-		insert := func() { g.op("VMOV R16, V%d.D[1]", to) }
+		// The vector before is completed beside this load, which a Cortex-A53 cannot issue
+		// beside a multiply-add.
 		at(i, 0, func() { g.op("FMOVD %d(%s), F%d", from, base(load), to) })
-		at(i, min(1, t.m-1), upper)
-		if t.m < 4 && i < groups-1 {
-			at(i+1, 0, insert)
-		} else {
-			at(i, t.m-1, insert)
+		if i > 0 {
+			at(i, 0, func() { g.op("VMOV R16, V%d.D[1]", t.column(load-1)) })
 		}
+		at(i, min(1, t.m-1), func() { g.op("MOVD %d(%s), R16", from+8, base(load)) })
 	}
+	at(groups-1, t.m-1, func() { g.op("VMOV R16, V%d.D[1]", t.column(t.panel()-2)) })
 	at(0, t.m-1, func() { g.op("SUBS $4, R7, R7") })
 	at(1, t.m-1, func() { g.op("CSEL GE, R26, ZR, R9") })
 	at(2, t.m-1, func() { g.op("ADD R9, R8, R17") })
