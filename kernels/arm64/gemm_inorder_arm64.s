@@ -495,7 +495,7 @@ noadd5:
 	ADD R21, R22, R22
 	B next
 fused5:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R2)
@@ -820,7 +820,7 @@ noadd4:
 	ADD R21, R22, R22
 	B next
 fused4:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R2)
@@ -1096,7 +1096,7 @@ noadd3:
 	ADD R21, R22, R22
 	B next
 fused3:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R2)
@@ -1323,7 +1323,7 @@ noadd2:
 	ADD R21, R22, R22
 	B next
 fused2:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R2)
@@ -1501,7 +1501,7 @@ noadd1:
 	ADD R21, R22, R22
 	B next
 fused1:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	CMP $2, R7

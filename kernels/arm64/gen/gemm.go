@@ -309,7 +309,7 @@ func (g *gen) tile(t tile) {
 	}
 	g.op("B next")
 	g.p("fused%d:", m)
-	g.op("MOVD $tile-%d(SP), R1", tileBytes)
+	g.op("MOVD $tile-%d(SP), R1 // a multiple of 16", tileBytes+8)
 	g.op("MOVD R1, R2")
 	for r := range m {
 		g.op("VST1.P [V%d.S4, V%d.S4, V%d.S4, V%d.S4], 64(R2)", acc(r, 0), acc(r, 1), acc(r, 2), acc(r, 3))
