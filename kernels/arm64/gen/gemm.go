@@ -19,6 +19,7 @@ var fused = []string{"Silu", "Gelu", "Elu1"}
 //	              where these are
 //	R10 R11       runs left; bytes from the rows to the current run
 //	R13 R26       from the panel to the line of the next one to prefetch; 256
+//	R23           bytes of a panel
 //	V0 .. V23     accumulators, row r in V(4r) to V(4r+3)
 //	V24 ..        four elements of each row (at m rows from V(4m) on)
 //	.. V31        vectors of the panel, used in turn: 2 for 6 rows, 8 for few
@@ -49,7 +50,8 @@ func (g *gen) gemm(name string, inOrder bool) {
 	g.op("LSL $2, R20, R20")
 	g.op("LSL $2, R21, R21")
 	g.op("MUL R9, R10, R10")
-	g.op("LSL $6, R10, R13 // the bytes of a panel")
+	g.op("LSL $6, R10, R23")
+	g.op("MOVD R23, R13")
 	g.op("MOVD $%d, R26", groups*16)
 	most := mr
 	if inOrder {
@@ -276,7 +278,10 @@ func (g *gen) tile(t tile) {
 	g.op("SUBS $1, R10, R10")
 	g.op("BNE run%d", m)
 
-	g.op("ADD $64, R13, R13")
+	g.op("ADD $64, R13, R13") // of four lines in turn
+	g.op("SUB R23, R13, R13")
+	g.op("AND $192, R13, R13")
+	g.op("ADD R23, R13, R13")
 	g.op("MOVD $%d, R9", m)
 	g.op("MADD R9, R12, R20, R12")
 	g.op("SUB R9, R19, R19")
