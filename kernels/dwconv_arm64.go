@@ -7,14 +7,21 @@ import (
 	"github.com/mila-go/mila/kernels/generic"
 )
 
-// dwconvVector is generic.DWConv3x3 at level NEON: pairs of rows at stride 1, single
-// ones at stride 2, and of rows so wide that a call would last too long some channels
+// dwconvVector is generic.DWConv3x3 at level NEON: four, two or one rows at stride 1,
+// one at stride 2, and of rows so wide that a call would last too long some channels
 // at a time. Activations follow while the rows are in the cache.
 func dwconvVector(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
-	part := max(1, callWork/s.W/64) * 64
-	ow, step := s.OutW(), 3-s.Stride
-	for i := s.Row0; i < s.Row1; i += step {
-		rows := min(step, s.Row1-i)
+	part := max(1, callWork/(2*s.W)/64) * 64
+	ow, rows := s.OutW(), 0
+	for i := s.Row0; i < s.Row1; i += rows {
+		switch left := s.Row1 - i; {
+		case s.Stride == 2 || left == 1:
+			rows = 1
+		case left < 4:
+			rows = 2
+		default:
+			rows = 4
+		}
 		for c := 0; c < s.Ch; c += part {
 			at, n := i*ow*s.LdY+c, min(part, s.Ch-c)
 			if from := &x[i*s.Stride*s.W*s.LdX+c]; s.Stride == 1 {

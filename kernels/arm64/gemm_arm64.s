@@ -125,7 +125,8 @@ TEXT ·GemmNEON(SB), 0, $400-120
 	LSL $2, R20, R20
 	LSL $2, R21, R21
 	MUL R9, R10, R10
-	LSL $6, R10, R13 // the bytes of a panel
+	LSL $6, R10, R23
+	MOVD R23, R13
 	MOVD $256, R26
 next:
 	CMP $6, R19
@@ -370,6 +371,9 @@ runend6:
 	SUBS $1, R10, R10
 	BNE run6
 	ADD $64, R13, R13
+	SUB R23, R13, R13
+	AND $192, R13, R13
+	ADD R23, R13, R13
 	MOVD $6, R9
 	MADD R9, R12, R20, R12
 	SUB R9, R19, R19
@@ -497,7 +501,7 @@ noadd6:
 	ADD R21, R22, R22
 	B next
 fused6:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R2)
@@ -714,6 +718,9 @@ runend5:
 	SUBS $1, R10, R10
 	BNE run5
 	ADD $64, R13, R13
+	SUB R23, R13, R13
+	AND $192, R13, R13
+	ADD R23, R13, R13
 	MOVD $5, R9
 	MADD R9, R12, R20, R12
 	SUB R9, R19, R19
@@ -823,7 +830,7 @@ noadd5:
 	ADD R21, R22, R22
 	B next
 fused5:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R2)
@@ -1015,6 +1022,9 @@ runend4:
 	SUBS $1, R10, R10
 	BNE run4
 	ADD $64, R13, R13
+	SUB R23, R13, R13
+	AND $192, R13, R13
+	ADD R23, R13, R13
 	MOVD $4, R9
 	MADD R9, R12, R20, R12
 	SUB R9, R19, R19
@@ -1106,7 +1116,7 @@ noadd4:
 	ADD R21, R22, R22
 	B next
 fused4:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R2)
@@ -1269,6 +1279,9 @@ runend3:
 	SUBS $1, R10, R10
 	BNE run3
 	ADD $64, R13, R13
+	SUB R23, R13, R13
+	AND $192, R13, R13
+	ADD R23, R13, R13
 	MOVD $3, R9
 	MADD R9, R12, R20, R12
 	SUB R9, R19, R19
@@ -1342,7 +1355,7 @@ noadd3:
 	ADD R21, R22, R22
 	B next
 fused3:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R2)
@@ -1476,6 +1489,9 @@ runend2:
 	SUBS $1, R10, R10
 	BNE run2
 	ADD $64, R13, R13
+	SUB R23, R13, R13
+	AND $192, R13, R13
+	ADD R23, R13, R13
 	MOVD $2, R9
 	MADD R9, R12, R20, R12
 	SUB R9, R19, R19
@@ -1531,7 +1547,7 @@ noadd2:
 	ADD R21, R22, R22
 	B next
 fused2:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R2)
@@ -1636,6 +1652,9 @@ runend1:
 	SUBS $1, R10, R10
 	BNE run1
 	ADD $64, R13, R13
+	SUB R23, R13, R13
+	AND $192, R13, R13
+	ADD R23, R13, R13
 	MOVD $1, R9
 	MADD R9, R12, R20, R12
 	SUB R9, R19, R19
@@ -1673,7 +1692,7 @@ noadd1:
 	ADD R21, R22, R22
 	B next
 fused1:
-	MOVD $tile-384(SP), R1
+	MOVD $tile-392(SP), R1 // a multiple of 16
 	MOVD R1, R2
 	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R2)
 	CMP $2, R7

@@ -2,7 +2,7 @@
 
 package arm64
 
-// DWSlideNEON computes one or two rows (rows) of n pixels of a 3x3 depthwise
+// DWSlideNEON computes one, two or four rows (rows) of n pixels of a 3x3 depthwise
 // convolution of stride 1 with padding 1, for ch channels:
 //
 //	for i := range rows {

@@ -73,32 +73,42 @@ func (g *gen) weights3x3(letter string) {
 	g.op("ADD R13, R15, R15")
 	g.loadStep(letter, "R15", "R17", 9)
 	g.p("nobias%s:", letter)
-	g.op("FMOVQ F9, seed-16(SP)")
+	g.op("FMOVQ F9, seed-24(SP)")
 }
 
 // outside points a row that is outside of the image at zeros.
 func (g *gen) outside(arg, row, step, label string) {
-	g.args(arg, "R15")
-	g.op("CBNZ R15, %s", label)
+	g.args(arg, "R21")
+	g.op("CBNZ R21, %s", label)
 	g.op("MOVD $zeros<>(SB), %s", row)
 	g.op("MOVD ZR, %s", step)
 	g.p("%s:", label)
 }
 
-// slide writes DWSlideNEON: one or two output rows of a depthwise convolution of
-// stride 1. The code slides along x, and each column of the input rows, once loaded,
-// goes into the three outputs that it belongs to. Registers:
+// slideRows are the numbers of output rows that DWSlideNEON takes.
+var slideRows = []int{4, 2, 1}
+
+// Where DWSlideNEON finds its rows: of the input from the one above the first output
+// row on; of the output, add and mul each second one, with the offsets in that and in
+// the next one.
+var (
+	slideIn                      = []int{0, 1, 2, 3, 8, 9}
+	slideOut, slideAdd, slideMul = [2]int{7, 10}, [2]int{15, 16}, [2]int{17, 19}
+	slideOffset                  = [2]int{26, 20}
+)
+
+// slide writes DWSlideNEON: output rows of a depthwise convolution of stride 1. The
+// code slides along x, and each column of the input rows, once loaded, goes into the
+// outputs around it, nine in the middle of four rows. Registers:
 //
-//	R0 .. R3      the input rows from the one above the first output row on (R3 only
-//	              for two output rows)
-//	R4 R5 R6      the column's offset in the rows between, in the first and in the last
-//	              one; R23 R24 R25 what it grows by: 0 for rows outside of the image
-//	R7 R8         the output rows; R9 R20 and R10 R21 add and mul
-//	R26 R12       the offset there of the column before, distance of columns
-//	R11           columns left
-//	V0 .. V8      the weights
-//	V9 .. V14     sums: output k in V(9+2(k%3)) and, of the second row, the next
-//	V15 .. V18    a column; V19 to V22 add and mul
+//	R0 .. R3 R8 R9  the input rows
+//	R4 R5 R6        the column's offset in the rows between, in the first and in the
+//	                last one; R23 R24 R25 what it grows by: 0 outside of the image
+//	R7 R10          output rows 0 and 2; R15 R16 and R17 R19 add and mul
+//	R26 R20         the offset there of the column before, and that in the row below
+//	R12 R11         distance of columns there; columns left
+//	V0 .. V8        the weights
+//	V9 ..           sums of three columns of output, a column of input, add and mul
 //
 // The sums of the three columns in flight rotate through three roles, so the loop is
 // unrolled three times.
@@ -115,13 +125,14 @@ func (g *gen) slide() {
 		g.op("VDUP V9.S[0], V9.S4")
 		g.v3("FADD", 4, 4, 9) // the convolution plus its input
 		g.p("plain%s:", letter)
-		g.args("y", "R7", "add", "R9", "mul", "R10", "x", "R1", "n", "R11")
-		for _, r := range []string{"R7", "R9", "R10", "R1"} {
+		g.args("y", "R7", "add", "R15", "mul", "R17", "x", "R1", "n", "R11")
+		for _, r := range []string{"R7", "R15", "R17", "R1"} {
 			g.op("ADD R13, %s, %s", r, r)
 		}
-		g.op("MADD R11, R7, R12, R8")
-		g.op("MADD R11, R9, R12, R20")
-		g.op("MADD R11, R10, R12, R21")
+		g.op("MUL R11, R12, R20")
+		for _, r := range [][2]int{slideOut, slideAdd, slideMul} {
+			g.op("ADD R20<<1, R%d, R%d", r[0], r[1])
+		}
 		g.op("MSUB R11, R1, R23, R0")
 		g.op("MADD R11, R1, R23, R2")
 		for _, r := range []string{"R4", "R5", "R6", "R26"} {
@@ -130,19 +141,19 @@ func (g *gen) slide() {
 		g.op("MOVD R23, R24")
 		g.op("MOVD R23, R25")
 		g.outside("above", "R0", "R24", "above"+letter)
-		g.args("add", "R22", "rows", "R15")
-		g.op("CMP $2, R15")
-		g.op("BEQ two%s", letter)
-		for rows := 1; rows <= 2; rows++ {
-			if rows == 2 {
-				g.p("two%s:", letter)
-				g.op("MADD R11, R2, R23, R3")
-			}
-			g.outside("below", fmt.Sprintf("R%d", 1+rows), "R25", fmt.Sprintf("below%s%d", letter, rows))
-			g.op("CBNZ R22, start%s%dtrue", letter, rows)
-			g.op("B start%s%dfalse", letter, rows)
+		g.args("rows", "R22")
+		for i := 3; i < len(slideIn); i++ { // those that there are not are not read
+			g.op("MADD R11, R%d, R23, R%d", slideIn[i-1], slideIn[i])
 		}
-		for rows := 1; rows <= 2; rows++ {
+		for _, rows := range slideRows {
+			g.op("CMP $%d, R22", rows)
+			g.op("BEQ rows%s%d", letter, rows)
+		}
+		for _, rows := range slideRows {
+			g.p("rows%s%d:", letter, rows)
+			g.outside("below", fmt.Sprintf("R%d", slideIn[rows+1]), "R25", fmt.Sprintf("below%s%d", letter, rows))
+			g.args("add", "R22")
+			g.op("CBNZ R22, start%s%dtrue", letter, rows)
 			for _, gated := range []bool{false, true} {
 				g.slideLoop(letter, rows, gated)
 			}
@@ -152,8 +163,9 @@ func (g *gen) slide() {
 
 func (g *gen) slideLoop(letter string, rows int, gated bool) {
 	id := fmt.Sprintf("%s%d%v", letter, rows, gated)
-	acc := func(k, r int) int { return 9 + 2*(k%3) + r }
-	const value = 15
+	acc := func(k, r int) int { return 9 + rows*(k%3) + r }
+	value := 9 + 3*rows
+	gates := value + rows + 2
 	loads := func() {
 		for i := range rows + 2 {
 			offset := 4
@@ -163,38 +175,42 @@ func (g *gen) slideLoop(letter string, rows int, gated bool) {
 			case rows + 1:
 				offset = 6
 			}
-			g.loadOffset(letter, i, offset, value+i)
+			g.loadOffset(letter, slideIn[i], offset, value+i)
 		}
 		for i := range 3 {
 			g.op("ADD R%d, R%d, R%d", 23+i, 4+i, 4+i)
 		}
 	}
-	begin := func(k int) {
-		for r := range rows {
-			g.op("FMOVQ seed-16(SP), F%d", acc(k, r))
-		}
-	}
-	// finish completes and stores output k.
+	begin := func(k, r int) { g.op("FMOVQ seed-24(SP), F%d", acc(k, r)) }
+	// finish completes and stores output k, two rows at a time.
 	finish := func(k int) {
-		for r := 0; r < rows && gated; r++ {
-			g.loadOffset(letter, []int{9, 20}[r], 26, 19+r)
-			g.loadOffset(letter, []int{10, 21}[r], 26, 21+r)
-		}
-		for i, op := range []string{"FADD", "FMUL"} {
-			for r := 0; r < rows && gated; r++ {
-				g.v3(op, acc(k, r), acc(k, r), 19+2*i+r)
+		for first := 0; first < rows; first += 2 {
+			pair := min(2, rows-first)
+			for r := 0; r < pair && gated; r++ {
+				g.loadOffset(letter, slideAdd[first/2], slideOffset[r], gates+r)
+				g.loadOffset(letter, slideMul[first/2], slideOffset[r], gates+2+r)
+			}
+			for i, op := range []string{"FADD", "FMUL"} {
+				for r := 0; r < pair && gated; r++ {
+					g.v3(op, acc(k, first+r), acc(k, first+r), gates+2*i+r)
+				}
+			}
+			for r := range pair {
+				g.storeOffset(letter, slideOut[first/2], slideOffset[r], acc(k, first+r))
 			}
 		}
-		for r := range rows {
-			g.storeOffset(letter, 7+r, 26, acc(k, r))
+		for r := range min(2, rows) {
+			g.op("ADD R12, R%d, R%d", slideOffset[r], slideOffset[r])
 		}
-		g.op("ADD R12, R26, R26")
 	}
 	// terms adds a column: the last of output k, the middle one of k+1, the first of
 	// k+2.
 	terms := func(k int, first bool) {
-		begin(k + 2)
+		begin(k+2, 0)
 		for v := range rows + 2 { // input row by input row, so that the first need not wait for all
+			if v+1 < rows {
+				begin(k+2, v+1)
+			}
 			for r := range rows {
 				t := v - r
 				if t < 0 || t > 2 {
@@ -210,7 +226,9 @@ func (g *gen) slideLoop(letter string, rows int, gated bool) {
 	}
 	g.p("")
 	g.p("start%s:", id)
-	begin(3)
+	for r := range rows {
+		begin(3, r)
+	}
 	loads()
 	terms(2, true) // roles 3 = 0 and 4 = 1 are now in flight
 	g.op("SUBS $1, R11, R11")
@@ -267,7 +285,7 @@ func (g *gen) slide2() {
 			}
 		}
 		begin := func(sum int) {
-			g.op("FMOVQ seed-16(SP), F%d", sum)
+			g.op("FMOVQ seed-24(SP), F%d", sum)
 			g.op("VEOR V%d.B16, V%d.B16, V%d.B16", sum+1, sum+1, sum+1)
 		}
 		add := func(t, column, sum int) {

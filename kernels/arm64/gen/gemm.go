@@ -19,6 +19,7 @@ var fused = []string{"Silu", "Gelu", "Elu1"}
 //	              where these are
 //	R10 R11       runs left; bytes from the rows to the current run
 //	R13 R26       from the panel to the line of the next one to prefetch; 256
+//	R23           bytes of a panel
 //	V0 .. V23     accumulators, row r in V(4r) to V(4r+3)
 //	V24 ..        four elements of each row (at m rows from V(4m) on)
 //	.. V31        vectors of the panel, used in turn: 2 for 6 rows, 8 for few
@@ -49,7 +50,8 @@ func (g *gen) gemm(name string, inOrder bool) {
 	g.op("LSL $2, R20, R20")
 	g.op("LSL $2, R21, R21")
 	g.op("MUL R9, R10, R10")
-	g.op("LSL $6, R10, R13 // the bytes of a panel")
+	g.op("LSL $6, R10, R23")
+	g.op("MOVD R23, R13")
 	g.op("MOVD $%d, R26", groups*16)
 	most := mr
 	if inOrder {
@@ -163,16 +165,15 @@ func (g *gen) narrow(t tile) func(i, r int) {
 	for i := range groups {
 		load := i + t.panel() - 1
 		from, to := 16*(load%groups), t.column(load)
-		upper := func() { g.op("MOVD %d(%s), R16", from+8, base(load)) }
-		insert := func() { g.op("VMOV R16, V%d.D[1]", to) }
+		// The vector before is completed beside this load, which a Cortex-A53 cannot issue
+		// beside a multiply-add.
 		at(i, 0, func() { g.op("FMOVD %d(%s), F%d", from, base(load), to) })
-		at(i, min(1, t.m-1), upper)
-		if t.m < 4 && i < groups-1 {
-			at(i+1, 0, insert)
-		} else {
-			at(i, t.m-1, insert)
+		if i > 0 {
+			at(i, 0, func() { g.op("VMOV R16, V%d.D[1]", t.column(load-1)) })
 		}
+		at(i, min(1, t.m-1), func() { g.op("MOVD %d(%s), R16", from+8, base(load)) })
 	}
+	at(groups-1, t.m-1, func() { g.op("VMOV R16, V%d.D[1]", t.column(t.panel()-2)) })
 	at(0, t.m-1, func() { g.op("SUBS $4, R7, R7") })
 	at(1, t.m-1, func() { g.op("CSEL GE, R26, ZR, R9") })
 	at(2, t.m-1, func() { g.op("ADD R9, R8, R17") })
@@ -277,7 +278,10 @@ func (g *gen) tile(t tile) {
 	g.op("SUBS $1, R10, R10")
 	g.op("BNE run%d", m)
 
-	g.op("ADD $64, R13, R13")
+	g.op("ADD $64, R13, R13") // of four lines in turn
+	g.op("SUB R23, R13, R13")
+	g.op("AND $192, R13, R13")
+	g.op("ADD R23, R13, R13")
 	g.op("MOVD $%d, R9", m)
 	g.op("MADD R9, R12, R20, R12")
 	g.op("SUB R9, R19, R19")
@@ -310,7 +314,7 @@ func (g *gen) tile(t tile) {
 	}
 	g.op("B next")
 	g.p("fused%d:", m)
-	g.op("MOVD $tile-%d(SP), R1", tileBytes)
+	g.op("MOVD $tile-%d(SP), R1 // a multiple of 16", tileBytes+8)
 	g.op("MOVD R1, R2")
 	for r := range m {
 		g.op("VST1.P [V%d.S4, V%d.S4, V%d.S4, V%d.S4], 64(R2)", acc(r, 0), acc(r, 1), acc(r, 2), acc(r, 3))

@@ -12,8 +12,7 @@ import (
 
 type gen struct {
 	bytes.Buffer
-	arg    map[string]string // where the current function finds its arguments
-	labels int
+	arg map[string]string // where the current function finds its arguments
 }
 
 func (g *gen) p(format string, args ...any) { fmt.Fprintf(g, format+"\n", args...) }
@@ -49,12 +48,6 @@ var two = map[string]uint32{"FRECPE": 0x4EA1D800, "FABS": 0x4EA0F800}
 // v2 is d = op n.
 func (g *gen) v2(name string, d, n int) {
 	g.word(two[name]|uint32(n)<<5|uint32(d), "%s V%d.4S, V%d.4S", name, d, n)
-}
-
-// label returns a label that no other call has returned.
-func (g *gen) label(name string) string {
-	g.labels++
-	return fmt.Sprintf("%s_%d", name, g.labels)
 }
 
 // frame is the least frame of a function that checks the stack, where it can be
@@ -198,6 +191,22 @@ func (g *gen) elements(name, left string, body func(w width)) {
 			g.op("ADD $%d, %s, %s", n, left, left)
 		}
 	}
+}
+
+// pairs writes a loop over the n of a register, two at a time and then the last one;
+// left counts.
+func (g *gen) pairs(name, n, left string, two, one func()) {
+	g.op("SUBS $2, %s, %s", n, left)
+	g.op("BLT odd%s", name)
+	g.op("PCALIGN $16")
+	g.p("loop%s:", name)
+	two()
+	g.op("SUBS $2, %s, %s", left, left)
+	g.op("BGE loop%s", name)
+	g.p("odd%s:", name)
+	g.op("TBZ $0, %s, even%s", n, name)
+	one()
+	g.p("even%s:", name)
 }
 
 // binary writes y[i] = a[i] op b[i] for n elements. Registers: R0 y, R1 a, R2 b, R3

@@ -1,5 +1,7 @@
 package main
 
+import "fmt"
+
 // reduce adds the lanes of V(a) to V(a+3) into all lanes of V(a).
 func (g *gen) reduce(a int) {
 	g.v3("FADD", a, a, a+1)
@@ -80,7 +82,7 @@ func (g *gen) layernorm() {
 			g.v3("FMUL", i, i, 22)
 		}
 		for i, op := range []string{"FMUL", "FADD"} {
-			skip := g.label("no" + op)
+			skip := fmt.Sprint("no", op, w.size()/4)
 			g.op("CBZ R%d, %s", 6+i, skip)
 			g.load(w, []string{"R11", "R12"}[i], 4)
 			for i := range w.vectors {
@@ -117,24 +119,17 @@ func (g *gen) meanrows() {
 				g.v3("FADD", sum+i, sum+i, 8+sum+i)
 			}
 		}
-		odd, even, done := g.label("odd"), g.label("even"), g.label("done")
 		g.clear(0, 8)
 		g.op("MOVD R1, R5")
-		g.op("SUBS $2, R3, R6")
-		g.op("BLT %s", odd)
-		g.op("PCALIGN $16")
-		g.p("%s:", even)
-		row(0)
-		row(1)
-		add(0)
-		add(4)
-		g.op("SUBS $2, R6, R6")
-		g.op("BGE %s", even)
-		g.p("%s:", odd)
-		g.op("TBZ $0, R3, %s", done)
-		row(0)
-		add(0)
-		g.p("%s:", done)
+		g.pairs(fmt.Sprint("rows", w.size()/4), "R3", "R6", func() {
+			row(0)
+			row(1)
+			add(0)
+			add(4)
+		}, func() {
+			row(0)
+			add(0)
+		})
 		for i := range w.vectors {
 			g.v3("FADD", i, i, 4+i)
 			g.v3("FMUL", i, i, 16)
