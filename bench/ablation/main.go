@@ -293,14 +293,9 @@ func addGates(sums map[string][]float64, layer string, f *checkpoint.File, delta
 	return nil
 }
 
-// measure runs the models in turn on one thread, forwards and backwards.
+// measure runs the models in turn on one thread.
 func (r *results) measure(rounds int) error {
-	type pass struct {
-		plan *block.Plan
-		x    []float32
-		out  *block.Output
-	}
-	var passes []pass
+	var passes []*bench.Pass
 	for _, w := range r.Rows {
 		m, err := models.Open(ablation.Prefix+w.Name, models.Options{Threads: 1})
 		if err != nil {
@@ -309,31 +304,20 @@ func (r *results) measure(rounds int) error {
 		r.Level = m.Level().String()
 		a := m.Architecture()
 		_, size := a.Image()
-		p, err := m.Plan(1, size, size)
+		p, err := bench.NewPass(m.Model, size)
 		if err != nil {
 			return err
 		}
+		passes = append(passes, p)
 		w.M, w.MACs = float64(a.Params())/1e6, float64(a.MACs(size, size))/1e6
-		x := make([]float32, 3*size*size)
-		block.Generate(x, "input", 1, 0, 2)
-		passes = append(passes, pass{p, x, &block.Output{Logits: make([]float32, a.Classes())}})
 	}
-	for round := range rounds {
-		for i := range passes {
-			if round%2 == 1 {
-				i = len(passes) - 1 - i
-			}
-			var times []float64
-			for n := range 24 {
-				start := time.Now()
-				if err := passes[i].plan.Forward(context.Background(), passes[i].out, passes[i].x); err != nil {
-					return err
-				}
-				if n >= 4 { // the first warm up
-					times = append(times, time.Since(start).Seconds()*1e6)
-				}
-			}
-			r.Rows[i].US = append(r.Rows[i].US, bench.Median(times))
+	times, err := bench.InTurn(passes, rounds, 4, 20, nil)
+	if err != nil {
+		return err
+	}
+	for i, w := range r.Rows {
+		for _, t := range times[i] {
+			w.US = append(w.US, t*1e6)
 		}
 	}
 	return nil

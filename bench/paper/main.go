@@ -8,7 +8,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -143,15 +142,10 @@ func (r *results) add(path string) error {
 	return nil
 }
 
-// measure runs the models in turn, forwards and backwards.
+// measure runs the models in turn.
 func measure(rows []*row, rounds, threads int) error {
-	type pass struct {
-		plan *block.Plan
-		x    []float32
-		out  *block.Output
-	}
-	passes := make([]pass, len(rows))
-	for i, r := range rows {
+	var passes []*bench.Pass
+	for _, r := range rows {
 		a, ok := block.Named(r.Name)
 		if !ok {
 			return fmt.Errorf("there is no model %s", r.Name)
@@ -160,35 +154,25 @@ func measure(rows []*row, rounds, threads int) error {
 		if err != nil {
 			return err
 		}
-		p, err := m.Plan(1, 224, 224)
+		p, err := bench.NewPass(m, 224)
 		if err != nil {
 			return err
 		}
-		x := make([]float32, 3*224*224)
-		block.Generate(x, "input", 1, 0, 2)
-		passes[i] = pass{p, x, &block.Output{Logits: make([]float32, a.Classes())}}
+		passes = append(passes, p)
 		r.M, r.G = float64(a.Params())/1e6, float64(a.MACs(224, 224))/1e9
 	}
-	for round := range rounds {
-		for i := range rows {
-			if round%2 == 1 {
-				i = len(rows) - 1 - i
-			}
-			fmt.Fprintf(os.Stderr, "\r%-20s round %d of %d ", rows[i].Name, round+1, rounds)
-			var times []float64
-			for n := range 6 { // the first warms up
-				start := time.Now()
-				if err := passes[i].plan.Forward(context.Background(), passes[i].out, passes[i].x); err != nil {
-					return err
-				}
-				if n > 0 {
-					times = append(times, time.Since(start).Seconds()*1e3)
-				}
-			}
-			rows[i].MS = append(rows[i].MS, bench.Median(times))
-		}
+	times, err := bench.InTurn(passes, rounds, 1, 5, func(i, round int) {
+		fmt.Fprintf(os.Stderr, "\r%-20s round %d of %d ", rows[i].Name, round+1, rounds)
+	})
+	if err != nil {
+		return err
 	}
 	fmt.Fprintln(os.Stderr)
+	for i, r := range rows {
+		for _, t := range times[i] {
+			r.MS = append(r.MS, t*1e3)
+		}
+	}
 	return nil
 }
 
