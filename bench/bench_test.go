@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/mila-go/mila/bench"
 	milablas "github.com/mila-go/mila/blas"
@@ -26,24 +27,47 @@ func values(n int) []float32 {
 }
 
 // measure runs f at every level of the machine and reports the arithmetic speed
-// and its share of the peak at that level, measured just before.
+// and its share of the peak at that level.
 func measure(b *testing.B, name string, macs int, f func(l kernels.Level)) {
 	for _, l := range kernels.Levels() {
-		b.Run(fmt.Sprintf("isa=%v/%s", l, name), func(b *testing.B) {
-			peak := bench.PeakGFLOPS(l, 1)
-			for b.Loop() {
-				f(l)
-			}
-			report(b, macs, peak)
-		})
+		b.Run(fmt.Sprintf("isa=%v/%s", l, name), func(b *testing.B) { report(b, l, macs, func() { f(l) }) })
 	}
 }
 
-// report adds the speed of a loop with so many multiply-adds, and its share of peak.
-func report(b *testing.B, macs int, peak float64) {
-	speed := 2 * float64(macs) * float64(b.N) / b.Elapsed().Seconds() / 1e9
+// report runs f, which does so many multiply-adds.
+func report(b *testing.B, l kernels.Level, macs int, f func()) {
+	seconds, peak := turns(b, l, f)
+	speed := 2 * float64(macs) / seconds / 1e9
 	b.ReportMetric(speed, "GFLOP/s")
 	b.ReportMetric(100*speed/peak, "%peak")
+}
+
+// turns runs the loop of a benchmark and measures the peak every other millisecond,
+// since clocks and neighbours change a core's speed within a run. It returns the median
+// time of a call, and the median peak in GFLOP/s.
+func turns(b *testing.B, l kernels.Level, f func()) (seconds, peak float64) {
+	f()
+	var calls, peaks []float64
+	start, n := time.Now(), 0
+	turn := func() {
+		calls = append(calls, time.Since(start).Seconds()/float64(n))
+		peaks = append(peaks, bench.PeakTurn(l, 1))
+	}
+	for b.Loop() {
+		f()
+		n++
+		if time.Since(start) < time.Millisecond {
+			continue
+		}
+		b.StopTimer()
+		turn()
+		b.StartTimer()
+		start, n = time.Now(), 0
+	}
+	if n > 0 {
+		turn()
+	}
+	return bench.Median(calls), bench.Median(peaks)
 }
 
 // BenchmarkGemm runs the products of a MILA-T block at every stage.
@@ -86,11 +110,9 @@ func BenchmarkSgemm(b *testing.B) {
 			}{{"in_proj", s.dim, s.dim}, {"fc1_bare", 4 * s.dim, s.dim}, {"fc2", s.dim, 4 * s.dim}} {
 				x, w, y := values(m*op.k), values(op.n*op.k), make([]float32, m*op.n)
 				b.Run(fmt.Sprintf("of=%s/stage=%d/op=%s", of.name, i+1, op.name), func(b *testing.B) {
-					peak := bench.PeakGFLOPS(kernels.Auto, 1)
-					for b.Loop() {
+					report(b, kernels.Auto, m*op.n*op.k, func() {
 						of.Sgemm(blas.NoTrans, blas.Trans, m, op.n, op.k, 1, x, op.k, w, op.k, 0, y, op.n)
-					}
-					report(b, m*op.n*op.k, peak)
+					})
 				})
 			}
 		}
@@ -187,13 +209,11 @@ func BenchmarkModel(b *testing.B) {
 		}
 		x, out := values(cfg.InChans*cfg.ImgSize*cfg.ImgSize), &block.Output{Logits: make([]float32, cfg.NumClasses)}
 		b.Run(fmt.Sprintf("isa=%v/model=%s", m.Level(), name), func(b *testing.B) {
-			peak := bench.PeakGFLOPS(m.Level(), 1)
-			for b.Loop() {
+			report(b, m.Level(), int(cfg.MACs(cfg.ImgSize, cfg.ImgSize)), func() {
 				if err := p.Forward(context.Background(), out, x); err != nil {
 					b.Fatal(err)
 				}
-			}
-			report(b, int(cfg.MACs(cfg.ImgSize, cfg.ImgSize)), peak)
+			})
 		})
 	}
 	for _, l := range kernels.Levels() {
