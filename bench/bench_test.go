@@ -9,6 +9,7 @@ import (
 	"github.com/mila-go/mila/bench"
 	milablas "github.com/mila-go/mila/blas"
 	"github.com/mila-go/mila/block"
+	"github.com/mila-go/mila/internal/hugepage"
 	"github.com/mila-go/mila/kernels"
 	"github.com/mila-go/mila/models"
 	"gonum.org/v1/gonum/blas"
@@ -20,8 +21,9 @@ type stage struct{ side, dim, heads int }
 
 var stages = []stage{{56, 64, 2}, {28, 128, 4}, {14, 256, 8}, {7, 512, 16}}
 
+// values returns n values in pages as a model's.
 func values(n int) []float32 {
-	x := make([]float32, n)
+	x := hugepage.Floats(n)
 	block.Generate(x, "bench", 1, 0.5, 0.5)
 	return x
 }
@@ -81,10 +83,10 @@ func BenchmarkGemm(b *testing.B) {
 		}{{"in_proj", s.dim, s.dim, kernels.Identity}, {"act_proj", s.dim, s.dim, kernels.SiLU}, {"qk", 2 * s.dim, s.dim, kernels.ELU1},
 			{"fc1", 4 * s.dim, s.dim, kernels.GELU}, {"fc1_bare", 4 * s.dim, s.dim, kernels.Identity}, {"fc2", s.dim, 4 * s.dim, kernels.Identity}} {
 			const pad = 16 // see kernels/README.md on rows a power of two apart
-			x, w, bias, y := values(m*(op.k+pad)), values(op.n*op.k), values(op.n), make([]float32, m*op.n)
+			x, w, bias, y := values(m*(op.k+pad)), values(op.n*op.k), values(op.n), values(m*op.n)
 			packed := map[kernels.Level][]float32{}
 			for _, l := range kernels.Levels() {
-				packed[l] = make([]float32, kernels.PackedLen(l, op.n, op.k))
+				packed[l] = hugepage.Floats(kernels.PackedLen(l, op.n, op.k))
 				kernels.Pack(l, packed[l], w, op.k, op.n, op.k)
 			}
 			measure(b, fmt.Sprintf("stage=%d/op=%s", i+1, op.name), m*op.n*op.k, func(l kernels.Level) {
