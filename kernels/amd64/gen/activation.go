@@ -186,7 +186,7 @@ func (g *gen) constants() *constants {
 	c.values("one", 1)
 	c.values("half", 0.5)
 	c.values("sqrt2", math.Sqrt2)
-	c.values("zeros", make([]float64, 16)...)
+	c.values("zeros", make([]float64, 32)...)
 	c.bits("sign", 0x80000000)
 	c.bits("abs", 0x7fffffff)
 	c.bits("bias127", 127)
