@@ -258,12 +258,14 @@ func rotateCall(l Level, y *float32, ldy int, x *float32, ldx int, table *float3
 	}
 }
 
-func inverseCall(l Level, y, x *float32, ldx int, s *float32, tokens, n int, eps float32) {
+// inverseCall also copies the tokens to dense rows, and says so.
+func inverseCall(l Level, y, dense, x *float32, ldx int, s *float32, tokens, n int, eps float32) bool {
 	if l == AVX512 {
-		amd64.InverseAVX512(y, x, ldx, s, tokens, n, eps)
+		amd64.InverseAVX512(y, dense, x, ldx, s, tokens, n, eps)
 	} else {
-		amd64.InverseAVX2(y, x, ldx, s, tokens, n, eps)
+		amd64.InverseAVX2(y, dense, x, ldx, s, tokens, n, eps)
 	}
+	return true
 }
 
 // binaryVector computes y = a op b in calls of bounded length.

@@ -210,16 +210,16 @@ func RotateAVX512(y *float32, ldy int, x *float32, ldx int, table *float32, step
 //go:noescape
 func RotateAVX2(y *float32, ldy int, x *float32, ldx int, table *float32, step, wrap, column, w, tokens, n int, scale, sum *float32)
 
-// InverseAVX512 computes y[t] = 1 / (eps + Σ x[t*ldx+a] s[a]) over a < n for at
-// least one token.
+// InverseAVX512 computes y[t] = 1 / (eps + Σ x[t*ldx+a] s[a]) over a < n and
+// dense[t*n+a] = x[t*ldx+a].
 //
 //go:noescape
-func InverseAVX512(y, x *float32, ldx int, s *float32, tokens, n int, eps float32)
+func InverseAVX512(y, dense, x *float32, ldx int, s *float32, tokens, n int, eps float32)
 
 // InverseAVX2 is [InverseAVX512] with 8 channels in a vector.
 //
 //go:noescape
-func InverseAVX2(y, x *float32, ldx int, s *float32, tokens, n int, eps float32)
+func InverseAVX2(y, dense, x *float32, ldx int, s *float32, tokens, n int, eps float32)
 
 // AddAVX512 computes y[i] = a[i] + b[i]; y may be a or b.
 //
