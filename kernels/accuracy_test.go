@@ -64,9 +64,6 @@ func TestStatedErrors(t *testing.T) {
 			{"silu", func() { kernels.Activate(l, kernels.SiLU, y, x) }, func(v float64) float64 { return v / (1 + math.Exp(-v)) }, 1e-6},
 			{"sigmoid", func() { kernels.Sigmoid(l, y, x) }, func(v float64) float64 { return 1 / (1 + math.Exp(-v)) }, 2e-7},
 		} {
-			if l == kernels.NEON && f.name == "erf" {
-				f.bound = 4e-7 // as 1 - erfc
-			}
 			f.got()
 			worst := 0.0
 			for i, v := range x {

@@ -115,13 +115,3 @@ func Mul(l Level, y, a, b []float32) {
 	}
 	binaryVector(l, y, a, b, true)
 }
-
-// activateAll applies a vector function to a slice in calls of bounded length.
-func activateAll(l Level, a Activation, y, x []float32) {
-	const most = 1 << 15
-	for len(x) > 0 {
-		n := min(most, len(x))
-		activateVector(l, a, y, 0, x, 0, 1, n)
-		y, x = y[n:], x[n:]
-	}
-}

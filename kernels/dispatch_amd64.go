@@ -16,6 +16,10 @@ var (
 
 const hasNEON = false
 
+// callWork bounds rows·K of one assembly call, which cannot be preempted, to
+// some 80 µs.
+const callWork = 1 << 17
+
 // edgeRows is how many rows of the last, partial panel are computed at a time: a
 // multiple of both MR; maxNR is the widest panel.
 const edgeRows, maxNR = 42, amd64.GemmAVX512NR
@@ -216,185 +220,55 @@ func dwvalidVector(l Level, y, x, w, bias []float32, s DWValidShape) {
 	}
 }
 
-// meanRowsVector is ref.MeanRows at level AVX2 or AVX512, in float32, some columns at
-// a time where there are many rows.
-func meanRowsVector(l Level, dst, x []float32, ldx, rows, c int) {
-	part := max(1, 4*callWork/rows/64) * 64
-	for i := 0; i < c; i += part {
-		n := min(part, c-i)
-		if l == AVX512 {
-			amd64.MeanRowsAVX512(&dst[i], &x[i], ldx, rows, n, 1/float32(rows))
-		} else {
-			amd64.MeanRowsAVX2(&dst[i], &x[i], ldx, rows, n, 1/float32(rows))
-		}
+func scaleRowsCall(l Level, y *float32, ldy int, x *float32, ldx, rows, cols int, s *float32) {
+	if l == AVX512 {
+		amd64.ScaleRowsAVX512(y, ldy, x, ldx, rows, cols, s)
+	} else {
+		amd64.ScaleRowsAVX2(y, ldy, x, ldx, rows, cols, s)
 	}
 }
 
-func scaleRowsVector(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, s []float32) {
-	chunk := max(1, callWork/cols)
-	for r := 0; r < rows; r += chunk {
-		n := min(chunk, rows-r)
-		if l == AVX512 {
-			amd64.ScaleRowsAVX512(&y[r*ldy], ldy, &x[r*ldx], ldx, n, cols, &s[r])
-		} else {
-			amd64.ScaleRowsAVX2(&y[r*ldy], ldy, &x[r*ldx], ldx, n, cols, &s[r])
-		}
+func transposeSquares(dst *float32, ldd int, src *float32, lds, rows, cols int) {
+	amd64.TransposeAVX2(dst, ldd, src, lds, rows, cols)
+}
+
+func meanRowsCall(l Level, y, x *float32, ldx, rows, cols int, scale float32) {
+	if l == AVX512 {
+		amd64.MeanRowsAVX512(y, x, ldx, rows, cols, scale)
+	} else {
+		amd64.MeanRowsAVX2(y, x, ldx, rows, cols, scale)
 	}
 }
 
-// outerSumVector needs tokens·rows of a bounded size: a call cannot be preempted.
-func outerSumVector(l Level, y []float32, ldy int, k []float32, ldk int, v []float32, ldv, tokens, rows, cols int) {
-	nr := l.panel()
-	for b := 0; b < cols; b += nr {
-		if l == AVX512 {
-			amd64.OuterSumAVX512(&y[b], ldy, &k[0], ldk, &v[b], ldv, tokens, rows, min(nr, cols-b))
-		} else {
-			amd64.OuterSumAVX2(&y[b], ldy, &k[0], ldk, &v[b], ldv, tokens, rows, min(nr, cols-b))
-		}
+func layerNormCall(l Level, y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32, centre int) {
+	if l == AVX512 {
+		amd64.LayerNormAVX512(y, ldy, x, ldx, rows, c, gamma, beta, eps, centre)
+	} else {
+		amd64.LayerNormAVX2(y, ldy, x, ldx, rows, c, gamma, beta, eps, centre)
 	}
 }
 
-// layerNormVector is ref.LayerNorm (centre 1) or ref.RMSNorm (centre 0) at level
-// AVX2 or AVX512, in float32.
-func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32, centre int) {
-	var g, b *float32
-	if gamma != nil {
-		g = &gamma[0]
-	}
-	if beta != nil {
-		b = &beta[0]
-	}
-	chunk := max(1, callWork/c)
-	for r := 0; r < rows; r += chunk {
-		n := min(chunk, rows-r)
-		if l == AVX512 {
-			amd64.LayerNormAVX512(&y[r*ldy], ldy, &x[r*ldx], ldx, n, c, g, b, eps, centre)
-		} else {
-			amd64.LayerNormAVX2(&y[r*ldy], ldy, &x[r*ldx], ldx, n, c, g, b, eps, centre)
-		}
+func outerSumCall(l Level, kv *float32, ldkv int, k *float32, ldk int, v *float32, ldv, tokens, rows, cols int) {
+	if l == AVX512 {
+		amd64.OuterSumAVX512(kv, ldkv, k, ldk, v, ldv, tokens, rows, cols)
+	} else {
+		amd64.OuterSumAVX2(kv, ldkv, k, ldk, v, ldv, tokens, rows, cols)
 	}
 }
 
-// Linear attention runs head by head over blocks of tokens, whose rotated keys or
-// queries lie in a buffer on the stack that stays in the L1 cache.
-const (
-	tokenBlock = 64
-	maxHeadDim = 64 // larger heads, and odd ones, take the portable loops
-)
-
-// unrotated is a rotation table by angle 0.
-var unrotated = func() (t [maxHeadDim]float32) {
-	for i := 0; i < len(t); i += 2 {
-		t[i] = 1
-	}
-	return t
-}()
-
-// rotateHead rotates the d channels from ch on of the tokens [t0, t0+n) of x into
-// the dense rows y. Channels below half of all take the table of the token's row,
-// the others that of its column; a head may have both.
-func rotateHead(l Level, y, x []float32, ldx int, rope []float32, s LinAttnShape, t0, n, ch, d int, scale *float32, sum []float32) {
-	part := func(from, to int, table *float32, step, wrap int) {
-		column := t0 % s.W
-		var sums *float32
-		if sum != nil {
-			sums = &sum[from]
-		}
-		if l == AVX512 {
-			amd64.RotateAVX512(&y[from], d, &x[t0*ldx+ch+from], ldx, table, step, wrap, column, s.W, n, to-from, scale, sums)
-		} else {
-			amd64.RotateAVX2(&y[from], d, &x[t0*ldx+ch+from], ldx, table, step, wrap, column, s.W, n, to-from, scale, sums)
-		}
-	}
-	if rope == nil {
-		part(0, d, &unrotated[0], 0, 0)
-		return
-	}
-	half := s.KeyChannels() / 2
-	mid := min(max(0, half-ch), d)
-	if mid > 0 {
-		part(0, mid, &rope[t0/s.W*half+ch], 0, half)
-	}
-	if mid < d {
-		part(mid, d, &rope[(s.H+t0%s.W)*half+ch+mid-half], half, -s.W*half)
+func rotateCall(l Level, y *float32, ldy int, x *float32, ldx int, table *float32, step, wrap, column, w, tokens, n int, scale, sum *float32) {
+	if l == AVX512 {
+		amd64.RotateAVX512(y, ldy, x, ldx, table, step, wrap, column, w, tokens, n, scale, sum)
+	} else {
+		amd64.RotateAVX2(y, ldy, x, ldx, table, step, wrap, column, w, tokens, n, scale, sum)
 	}
 }
 
-func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
-	var keys [maxHeadDim * tokenBlock]float32
-	d, nr := s.Dim, l.panel()
-	h0, h1 := s.HeadRange()
-	for h := h0; h < h1; h++ {
-		ch, kd := s.Key(h)
-		var sum []float32
-		if ksum != nil {
-			sum = ksum[h*kd : (h+1)*kd]
-		}
-		for t0 := s.T0; t0 < s.T1; t0 += tokenBlock {
-			n := min(tokenBlock, s.T1-t0)
-			if rope != nil || sum != nil {
-				rotateHead(l, keys[:], k, ldk, rope, s, t0, n, ch, kd, nil, sum)
-			}
-			rows, ld := &keys[0], kd
-			if rope == nil {
-				rows, ld = &k[t0*ldk+ch], ldk // infinite keys stay infinite: 0 times them would be NaN
-			}
-			for b := 0; b < d; b += nr {
-				state, values := &kv[h*kd*d+b], &v[t0*ldv+h*d+b]
-				if l == AVX512 {
-					amd64.OuterSumAVX512(state, d, rows, ld, values, ldv, n, kd, min(nr, d-b))
-				} else {
-					amd64.OuterSumAVX2(state, d, rows, ld, values, ldv, n, kd, min(nr, d-b))
-				}
-			}
-		}
-	}
-}
-
-func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
-	var queries [maxHeadDim * tokenBlock]float32
-	var packed [maxHeadDim * maxHeadDim]float32
-	var tile [tokenBlock * amd64.GemmAVX512NR]float32
-	var inverse [tokenBlock]float32
-	d, nr := s.Dim, l.panel()
-	h0, h1 := s.HeadRange()
-	for h := h0; h < h1; h++ {
-		ch, kd := s.Key(h)
-		xr := generic.Rows{Ld: kd, Segs: 1, SegLen: kd}
-		state := kv[h*kd*d : (h+1)*kd*d]
-		if d != nr { // else the state of a head is a packed panel
-			for b := 0; b < d; b += nr {
-				for a := range kd {
-					dst := packed[b*kd+a*nr : b*kd+(a+1)*nr]
-					clear(dst[copy(dst, state[a*d+b:(a+1)*d]):])
-				}
-			}
-			state = packed[:]
-		}
-		for t0 := s.T0; t0 < s.T1; t0 += tokenBlock {
-			n := min(tokenBlock, s.T1-t0)
-			var inv *float32
-			if ksum != nil {
-				inv = &inverse[0]
-				if l == AVX512 {
-					amd64.InverseAVX512(inv, &q[t0*ldq+ch], ldq, &ksum[h*kd], n, kd, eps)
-				} else {
-					amd64.InverseAVX2(inv, &q[t0*ldq+ch], ldq, &ksum[h*kd], n, kd, eps)
-				}
-			}
-			rotateHead(l, queries[:], q, ldq, rope, s, t0, n, ch, kd, inv, nil)
-			for b := 0; b < d; b += nr {
-				out := &y[t0*ldy+h*d+b]
-				if d-b >= nr {
-					gemmCall(l, out, ldy, &queries[0], xr, &state[b*kd], nil, nil, 0, nil, 0, n, Identity)
-					continue
-				}
-				gemmCall(l, &tile[0], nr, &queries[0], xr, &state[b*kd], nil, nil, 0, nil, 0, n, Identity)
-				for i := range n {
-					copy(y[(t0+i)*ldy+h*d+b:(t0+i)*ldy+(h+1)*d], tile[i*nr:])
-				}
-			}
-		}
+func inverseCall(l Level, y, x *float32, ldx int, s *float32, tokens, n int, eps float32) {
+	if l == AVX512 {
+		amd64.InverseAVX512(y, x, ldx, s, tokens, n, eps)
+	} else {
+		amd64.InverseAVX2(y, x, ldx, s, tokens, n, eps)
 	}
 }
 

@@ -3,11 +3,8 @@
 package kernels
 
 import (
-	"unsafe"
-
 	"github.com/mila-go/mila/kernels/arm64"
 	"github.com/mila-go/mila/kernels/generic"
-	"github.com/mila-go/mila/kernels/ref"
 	"golang.org/x/sys/cpu"
 )
 
@@ -15,35 +12,27 @@ const hasAVX2, hasAVX512 = false, false
 
 var hasNEON = cpu.ARM64.HasASIMD
 
-// edgeRows is how many rows are computed at a time where a product goes through a
-// tile on the stack; maxNR is the width of a panel.
-const edgeRows, maxNR = 32, arm64.GemmNR
+// callWork bounds rows·K of one assembly call, which cannot be preempted, to some
+// 30 µs on a large core and 100 µs on a small one.
+const callWork = 1 << 15
 
-func (l Level) tileRows() int { return arm64.GemmMR }
+// edgeRows is how many rows of the last, partial panel are computed at a time: a
+// multiple of both MR; maxNR is the width of a panel.
+const edgeRows, maxNR = 30, arm64.GemmNR
 
-// gemmCall multiplies rows by one panel. Activations but ReLU go through a tile on
-// the stack.
-func gemmCall(l Level, y *float32, ldy int, x *float32, xr generic.Rows, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows int, a Activation) {
-	if a == Identity || a == ReLU {
-		arm64.GemmNEON(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
-		return
+func (l Level) tileRows() int {
+	if inOrder() {
+		return arm64.GemmInOrderMR
 	}
-	const nr = arm64.GemmNR
-	var tile [edgeRows * nr]float32
-	for i := 0; i < rows; i += edgeRows {
-		n := min(edgeRows, rows-i)
-		arm64.GemmNEON(&tile[0], nr, advance(x, i*xr.Ld), xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, nil, 0, nil, 0, n, 0)
-		activateAll(l, a, tile[:n*nr], tile[:n*nr])
-		arm64.FinishNEON(advance(y, i*ldy), ldy, &tile[0], advance(mul, i*ldmul), ldmul, advance(add, i*ldadd), ldadd, n)
-	}
+	return arm64.GemmMR
 }
 
-// advance returns the address n elements on; nil stays nil.
-func advance(p *float32, n int) *float32 {
-	if p == nil {
-		return nil
+func gemmCall(l Level, y *float32, ldy int, x *float32, xr generic.Rows, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows int, a Activation) {
+	if inOrder() {
+		arm64.GemmInOrderNEON(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
+	} else {
+		arm64.GemmNEON(y, ldy, x, xr.Ld, xr.Segs, xr.SegLen, xr.SegStride, w, bias, mul, ldmul, add, ldadd, rows, int(a))
 	}
-	return (*float32)(unsafe.Add(unsafe.Pointer(p), 4*n))
 }
 
 // The numbers of the vector functions beyond the activations of an epilogue.
@@ -56,6 +45,10 @@ const (
 
 // activateVector applies a to rows x cols elements; y may be x.
 func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ldx, rows, cols int) {
+	if ldy == cols && ldx == cols && rows > 1 {
+		activateAll(l, a, y[:rows*cols], x[:rows*cols])
+		return
+	}
 	for r := range rows {
 		if cols == 0 {
 			return
@@ -79,14 +72,34 @@ func activateVector(l Level, a Activation, y []float32, ldy int, x []float32, ld
 		case fnErf:
 			arm64.ErfNEON(&to[0], &from[0], cols)
 		case fnSoftplus:
-			ref.SoftplusAll(to, from)
+			arm64.SoftplusNEON(&to[0], &from[0], cols)
 		}
 	}
 }
 
+func meanRowsCall(l Level, y, x *float32, ldx, rows, cols int, scale float32) {
+	arm64.MeanRowsNEON(y, x, ldx, rows, cols, scale)
+}
+
+func layerNormCall(l Level, y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32, centre int) {
+	arm64.LayerNormNEON(y, ldy, x, ldx, rows, c, gamma, beta, eps, centre)
+}
+
+func outerSumCall(l Level, kv *float32, ldkv int, k *float32, ldk int, v *float32, ldv, tokens, rows, cols int) {
+	arm64.OuterSumNEON(kv, ldkv, k, ldk, v, ldv, tokens, rows, cols)
+}
+
+func rotateCall(l Level, y *float32, ldy int, x *float32, ldx int, table *float32, step, wrap, column, w, tokens, n int, scale, sum *float32) {
+	arm64.RotateNEON(y, ldy, x, ldx, table, step, wrap, column, w, tokens, n, scale, sum)
+}
+
+func inverseCall(l Level, y, x *float32, ldx int, s *float32, tokens, n int, eps float32) {
+	arm64.InverseNEON(y, x, ldx, s, tokens, n, eps)
+}
+
 // binaryVector computes y = a op b in calls of bounded length.
 func binaryVector(l Level, y, a, b []float32, mul bool) {
-	const most = 1 << 15
+	const most = callWork / 4
 	for i := 0; i < len(y); i += most {
 		n := min(most, len(y)-i)
 		if mul {
@@ -100,55 +113,4 @@ func binaryVector(l Level, y, a, b []float32, mul bool) {
 func multiplyAddsVector(l Level, n int) int {
 	arm64.PeakNEON(n)
 	return 16 * 4 * n
-}
-
-// What has no assembly here yet runs as at level Generic.
-
-// maxHeadDim 0 leaves linear attention to its portable form.
-const maxHeadDim = 0
-
-func dwconvVector(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
-	generic.DWConv3x3(y, x, w9, bias, s, d)
-}
-
-func dwvalidVector(l Level, y, x, w, bias []float32, s DWValidShape) {
-	generic.DWValid(y, x, w, bias, s)
-}
-
-func layerNormVector(l Level, y []float32, ldy int, x []float32, ldx, rows, c int, gamma, beta []float32, eps float32, centre int) {
-	if centre == 0 {
-		ref.RMSNorm(y, ldy, x, ldx, rows, c, gamma, eps)
-		return
-	}
-	ref.LayerNorm(y, ldy, x, ldx, rows, c, gamma, beta, eps)
-}
-
-func meanRowsVector(l Level, dst, x []float32, ldx, rows, c int) { ref.MeanRows(dst, x, ldx, rows, c) }
-
-func scaleRowsVector(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, s []float32) {
-	generic.ScaleRows(y, ldy, x, ldx, rows, cols, s)
-}
-
-func outerSumVector(l Level, y []float32, ldy int, k []float32, ldk int, v []float32, ldv, tokens, rows, cols int) {
-	generic.OuterSum(y, ldy, k, ldk, v, ldv, tokens, rows, cols)
-}
-
-func linAttnKVVector(l Level, kv, ksum, k []float32, ldk int, v []float32, ldv int, rope []float32, s LinAttnShape) {
-	generic.LinAttnKV(kv, ksum, k, ldk, v, ldv, rope, s)
-}
-
-func linAttnReadoutVector(l Level, y []float32, ldy int, q []float32, ldq int, kv, ksum, rope []float32, s LinAttnShape, eps float32) {
-	generic.LinAttnReadout(y, ldy, q, ldq, kv, ksum, rope, s, eps)
-}
-
-func scanVector(l Level, y, state, u, delta []float32, a *ScanA, b, c []float32, s ScanShape, o ScanOptions) {
-	generic.Scan(y, state, u, delta, a.panels, a.powers, b, c, s, o)
-}
-
-func conv1dVector(l Level, y, state, x, w, bias []float32, s Conv1DShape, act Activation) {
-	generic.Conv1D(y, state, x, w, bias, s, act)
-}
-
-func transposeVector(dst []float32, ldd int, src []float32, lds, rows, cols int) {
-	generic.Transpose(dst, ldd, src, lds, rows, cols)
 }

@@ -21,7 +21,7 @@ func gemmVector(Level, []float32, int, []float32, generic.Rows, []float32, int, 
 	panic("kernels: no assembly in this build")
 }
 
-func activateVector(Level, Activation, []float32, int, []float32, int, int, int) {
+func activateAll(Level, Activation, []float32, []float32) {
 	panic("kernels: no assembly in this build")
 }
 

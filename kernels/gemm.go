@@ -16,10 +16,8 @@ func (l Level) panel() int {
 	switch l {
 	case AVX512:
 		return 32
-	case AVX2:
+	case AVX2, NEON:
 		return 16
-	case NEON:
-		return 8
 	}
 	return generic.NR
 }

@@ -11,20 +11,13 @@ func Operations(l Level) []Operation {
 	l = l.resolve("Operations")
 	const blocked, plain = "portable Go, register-blocked", "portable Go"
 	products, heads, rows, functions, scans := blocked, blocked, plain, plain, plain
-	switch l {
-	case AVX2, AVX512:
+	if l != Generic {
 		fast := l.String() + " assembly"
 		products, rows, functions, scans = fast, fast, fast, fast
 		heads = fast + " (heads up to 64 channels)"
-	case NEON:
-		products, functions = l.String()+" assembly", l.String()+" assembly"
-	}
-	depthwise := products
-	if l == NEON {
-		depthwise = plain
 	}
 	return []Operation{
-		{"Gemm, Conv2D", products}, {"DWConv3x3, Residual, AddMul, DWValid", depthwise}, {"LinAttnKV, LinAttnReadout", heads},
+		{"Gemm, Conv2D", products}, {"DWConv3x3, Residual, AddMul, DWValid", products}, {"LinAttnKV, LinAttnReadout", heads},
 		{"Scan, Conv1D, Recurrent, Chunked", scans}, {"LayerNorm, RMSNorm, MeanRows, Transpose", rows}, {"Activate, Exp, Erf, Sigmoid, Add, Mul", functions},
 		{"RoPE2D, Softmax, ScaleShift", plain},
 	}

@@ -17,7 +17,7 @@ type ScanOptions = ref.ScanOptions
 // ScanA is the matrix A of a selective scan, packed by [NewScanA].
 type ScanA struct {
 	ch, n, groups int
-	powers        bool
+	powers, grows bool
 	panels        []float32 // times log2 e
 }
 
@@ -49,6 +49,7 @@ func NewScanA(a []float32, ch, n, groups int) *ScanA {
 	for c := range ch {
 		row := a[c*n : c*n+n]
 		for i, v := range row {
+			packed.grows = packed.grows || v > 0
 			want := float64(i+1) * float64(row[0])
 			if !(math.Abs(float64(v)-want) <= 4*0x1p-23*math.Abs(want)) { // NaN too
 				packed.powers = false

@@ -18,21 +18,6 @@ var inOrder = func() (order [amd64.ScanTokens]int32) {
 // noBias is the bias of a delta without.
 var noBias [ref.ScanLanes]float32
 
-// orNil returns the address of x[i], or nil for a slice that is not there.
-func orNil(x []float32, i int) *float32 {
-	if x == nil {
-		return nil
-	}
-	return &x[i]
-}
-
-func flag(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 // scanVector is generic.Scan at level AVX2 or AVX512. Blocks of tokens are the
 // outer loop, so that their rows stay in the caches for all channels. A softplus,
 // a gate and the sums of more states than the registers hold take a detour through

@@ -536,6 +536,16 @@ func TestScanSpecialValues(t *testing.T) {
 		k.run(e.level, k.y, k.state, k.shape)
 		e.near("growing y", k.y, wantY, 5e-5)
 		e.near("growing state", k.state, wantState, 5e-5)
+		// Growth beyond the range of float32.
+		for i := range k.delta {
+			k.delta[i] = -1e3
+		}
+		k.run(e.level, k.y, k.state, k.shape)
+		for i, h := range k.state {
+			if a := math.Abs(float64(h)); a < 1e30 && k.matrix[i%ch*n+i/ch] < -0.2 {
+				e.t.Fatalf("%v: growth beyond all bounds leaves state %v", e.level, h)
+			}
+		}
 	})
 }
 

@@ -4,10 +4,6 @@ package kernels
 
 import "github.com/mila-go/mila/kernels/generic"
 
-// callWork bounds rows·K of one assembly call, which cannot be preempted, to
-// some 80 µs.
-const callWork = 1 << 17
-
 // gemmVector is generic.Gemm in assembly. Panels of the weights are
 // the outer loop: each is read once for all rows, which come from the L2 cache.
 func gemmVector(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w []float32, m, n int, e *Epilogue) {
@@ -68,5 +64,38 @@ func gemmEdge(l Level, y []float32, ldy int, x []float32, xr generic.Rows, w *fl
 			}
 			copy(y[(i+r)*ldy:(i+r)*ldy+cols], acc)
 		}
+	}
+}
+
+// scaleRowsVector is generic.ScaleRows in assembly.
+func scaleRowsVector(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, s []float32) {
+	chunk := max(1, callWork/cols)
+	for r := 0; r < rows; r += chunk {
+		scaleRowsCall(l, &y[r*ldy], ldy, &x[r*ldx], ldx, min(chunk, rows-r), cols, &s[r])
+	}
+}
+
+// orNil returns the address of x[i], or nil for a slice that is not there.
+func orNil(x []float32, i int) *float32 {
+	if x == nil {
+		return nil
+	}
+	return &x[i]
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// activateAll applies a vector function to a slice in calls of bounded length.
+func activateAll(l Level, a Activation, y, x []float32) {
+	const most = callWork / 4
+	for len(x) > 0 {
+		n := min(most, len(x))
+		activateVector(l, a, y, 0, x, 0, 1, n)
+		y, x = y[n:], x[n:]
 	}
 }

@@ -36,6 +36,12 @@ def tokens(x):
     return x.flatten(2).transpose(1, 2)
 
 
+def padded(x, n):
+    """Zeros on the right and below, to a multiple of n, as in the official detection and segmentation backbones."""
+    h, w = x.shape[2:]
+    return F.pad(x, (0, -w % n, 0, -h % n)) if h % n or w % n else x
+
+
 @lru_cache
 def rotations(h, w, c, device, dtype):
     """cos and sin (N, C/2) of 2-D RoPE: the first C/4 channel pairs turn with the row, the others with the column."""
@@ -110,10 +116,11 @@ class Downsample(nn.Module):
                                   ConvUnit(8 * c, 2 * c, 1, bias=True))
 
     def forward(self, x):
+        x = padded(x, 2)
         h, w = x.shape[2:]
         x = tokens(F.relu(self.conv[0](x)))
         x = F.relu(self.conv[1]["conv"](x, (h, w)))
-        return self.conv[2](image(x, ((h + 1) // 2, (w + 1) // 2)))
+        return self.conv[2](image(x, (h // 2, w // 2)))
 
 
 class Attention(nn.Module):
@@ -195,7 +202,7 @@ class MILA(nn.Module):
                 nn.init.zeros_(m.bias)
 
     def forward(self, x):
-        x = self.patch_embed(x)
+        x = self.patch_embed(padded(x, 4))
         if self.training:
             keep = (torch.rand(len(self.drop), len(x), 1, 1, device=x.device) >= self.drop) / (1 - self.drop)
         else:

@@ -144,6 +144,8 @@ def main():
     p.add_argument("--out", default="run", help="folder for ema.pt (float16 weights) and log.jsonl")
     p.add_argument("--state", default="state.pt", help="file of the state; if it exists the run goes on from it")
     p.add_argument("--epochs", type=phases, default=phases("64:10"), help="SIZE:EPOCHS,... one phase after another")
+    p.add_argument("--init", help="ema.pt of an earlier run to begin with")
+    p.add_argument("--until", type=int, help="stop after this epoch of the schedule")
     p.add_argument("--seconds", type=float, default=math.inf, help="stop after the first epoch that ends later; start again to go on")
     p.add_argument("--batch", type=int, default=1024)
     p.add_argument("--lr", type=float, default=2e-3)
@@ -176,6 +178,8 @@ def main():
     _, val_classes, val = data.validation(args.data, args.eval_sizes)
     config = Config(num_classes=len(data.labels(args.data)[0]))
     model = MILA(config, args.drop_path).to(device).train()
+    if args.init:
+        model.load_state_dict(torch.load(args.init, map_location=device)["weights"])
     if args.compile:
         torch._dynamo.config.recompile_limit = 64  # one for each kind of block, image size and mode
         for part in [model.patch_embed] + [m for stage in model.layers for m in (*stage.blocks, stage.downsample)]:
@@ -194,7 +198,8 @@ def main():
           f" {len(args.epochs)} epochs of {per_epoch} steps, ready after {time.time() - start:.1f} s", flush=True)
 
     size = None
-    while epoch < len(args.epochs) and time.time() - start < args.seconds:
+    until = args.until or len(args.epochs)
+    while epoch < until and time.time() - start < args.seconds:
         if size != args.epochs[epoch]:
             size = args.epochs[epoch]
             trainer.capture(size, config.num_classes)
@@ -210,7 +215,7 @@ def main():
             trainer.run(*augment.batch(images[pick], classes[pick], config.num_classes, size, args.smallest, p_mix, args.smoothing))
         epoch += 1
         line = {"epoch": epoch, "size": size, "lr": lr, "loss": trainer.loss.item() / per_epoch, "seconds": time.time() - began}
-        if epoch % args.eval_every == 0 or epoch == len(args.epochs):
+        if epoch % args.eval_every == 0 or epoch == until:
             with trainer.averaged():
                 for s in args.eval_sizes:
                     line[f"top1_{s}"], line[f"top5_{s}"] = trainer.evaluate(val[s], val_classes)
@@ -223,7 +228,7 @@ def main():
         if not math.isfinite(trainer.loss.item()):
             raise SystemExit("the loss is not finite; lower --lr")
     save(args.state, {"epoch": epoch, **trainer.state})
-    print(f"{epoch} of {len(args.epochs)} epochs done after {time.time() - start:.1f} s", flush=True)
+    print(f"{epoch} of {until} epochs done after {time.time() - start:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,11 @@ func cpu(stdout io.Writer) error {
 		names = append(names, l.String())
 	}
 	fmt.Fprintf(w, "levels\t%s\n", strings.Join(names, " "))
-	fmt.Fprintf(w, "in use\t%s\n\n", level)
+	fmt.Fprintf(w, "in use\t%s\n", level)
+	if e := kernels.Extensions(); len(e) > 0 {
+		fmt.Fprintf(w, "extensions\t%s\n", strings.Join(e, " "))
+	}
+	fmt.Fprintln(w)
 	for _, op := range kernels.Operations(level) {
 		fmt.Fprintf(w, "%s\t%s\n", op.Name, op.Implementation)
 	}

@@ -8,7 +8,7 @@ import "unsafe"
 
 const (
 	size  = 2 << 20
-	least = 1 << 20 // below that, a page would mostly be empty
+	least = 1 << 19 // below that, a page would mostly be empty
 )
 
 // Floats returns n zeroed floats, as make does. From 1 MiB on they begin at a

@@ -2,18 +2,18 @@
 
 package arm64
 
-// Rows and columns of the register tile.
-const GemmMR, GemmNR = 8, 8
+// Rows and columns of the register tile; rows of that of [GemmInOrderNEON].
+const GemmMR, GemmNR, GemmInOrderMR = 6, 16, 5
 
-// GemmNEON multiplies rows of X by one packed panel of 8 columns:
+// GemmNEON multiplies rows of X by one packed panel of 16 columns:
 //
 //	for i := range rows {
-//		for j := range 8 {
+//		for j := range 16 {
 //			acc := bias[j]
 //			p := 0
 //			for s := range segs {
 //				for t := range segLen {
-//					acc += x[i*ldx+s*segStride+t] * w[8*p+j]
+//					acc += x[i*ldx+s*segStride+t] * w[16*p+j]
 //					p++
 //				}
 //			}
@@ -21,25 +21,17 @@ const GemmMR, GemmNR = 8, 8
 //		}
 //	}
 //
-// bias, mul and add may be nil; mul and add may be y. f is the identity, or ReLU
-// where relu is not 0. segs must be at least 1. The caller bounds rows*segs*segLen so
-// that a call lasts at most about 100 µs.
+// bias, mul and add may be nil; mul and add may be y. f is the identity, ReLU, SiLU,
+// GELU or ELU+1 for act = 0 .. 4. segs must be at least 1. The caller bounds
+// rows*segs*segLen so that a call lasts at most about 100 µs.
 //
 //go:noescape
-func GemmNEON(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, relu int)
+func GemmNEON(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int)
 
-// FinishNEON ends an epilogue for rows of 8 elements, dense in x:
-//
-//	for i := range rows {
-//		for j := range 8 {
-//			y[i*ldy+j] = x[8*i+j] * mul[i*ldmul+j] + add[i*ldadd+j]
-//		}
-//	}
-//
-// mul and add may be nil, or y.
+// GemmInOrderNEON is [GemmNEON] for cores that issue in order and load 64 bits a cycle.
 //
 //go:noescape
-func FinishNEON(y *float32, ldy int, x, mul *float32, ldmul int, add *float32, ldadd, rows int)
+func GemmInOrderNEON(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int)
 
 // The vector functions compute y[i] = f(x[i]) for i < n; y may be x.
 
@@ -54,6 +46,9 @@ func SigmoidNEON(y, x *float32, n int)
 
 //go:noescape
 func SiluNEON(y, x *float32, n int)
+
+//go:noescape
+func SoftplusNEON(y, x *float32, n int)
 
 //go:noescape
 func Elu1NEON(y, x *float32, n int)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // interpolate returns the coefficients of the polynomial of a degree that equals f at
@@ -29,35 +30,30 @@ func interpolate(f func(float64) float64, lo, hi float64, degree int) []float64 
 	return out
 }
 
-const (
-	expDegree  = 6
-	erfcDegree = 10
-)
-
-// erfcx is exp(z²) erfc(z).
-func erfcx(z float64) float64 {
-	if z < 20 {
-		return math.Exp(z*z) * math.Erfc(z)
-	}
-	s := 1 / (z * z)
-	return (1 - s/2 + 3*s*s/4) / (z * math.Sqrt(math.Pi))
+// constant is a value that a function uses by its name, in four lanes.
+type constant struct {
+	name string
+	bits uint32
 }
 
-// constants are what the functions load, by name.
-func constants() map[string]uint32 {
-	c := map[string]uint32{"bias": 127}
-	f := func(name string, v float64) { c[name] = math.Float32bits(float32(v)) }
+func float(name string, v float64) constant { return constant{name, math.Float32bits(float32(v))} }
+
+const (
+	expDegree = 6
+	erfDegree = 15
+	// 1.5 · 2^23: a small number added to it is rounded to an integer, which then lies
+	// in the low bits.
+	magic = 3 << 22
+)
+
+// expConstants are those of exp(sign · x), clamped to [lo, hi] before.
+func expConstants(sign, lo, hi float64) []constant {
 	const ln2hi = 0.693145751953125 // few bits, so that its multiples are exact
-	f("lo", -104)
-	f("hi", 89)
-	f("log2e", math.Log2E)
-	f("ln2hi", ln2hi)
-	f("ln2lo", math.Ln2-ln2hi)
-	f("one", 1)
-	f("half", 0.5)
-	f("zero", 0)
-	f("rsqrt2", math.Sqrt2/2)
-	f("zmax", 11) // where erfc is 0
+	c := []constant{float("one", 1), float("log2e", sign*math.Log2E), float("magic", magic), float("ln2hi", sign*ln2hi), float("ln2lo", sign*(math.Ln2-ln2hi))}
+	if sign < 0 {
+		lo, hi = -hi, -lo
+	}
+	c = append(c, float("lo", lo), float("hi", hi))
 	// exp(r) = 1 + r + r² e(r), so that exp(0) is exactly 1
 	e := interpolate(func(r float64) float64 {
 		if math.Abs(r) < 1e-3 {
@@ -65,161 +61,266 @@ func constants() map[string]uint32 {
 		}
 		return (math.Expm1(r) - r) / (r * r)
 	}, -math.Ln2/2, math.Ln2/2, expDegree-2)
-	for i, v := range e {
-		f(fmt.Sprintf("e%d", i), v)
-	}
-	// erfcx(z) = t q(t), t = 1 / (1 + z/2)
-	q := interpolate(func(t float64) float64 { return erfcx(2*(1/t-1)) / t }, 1e-6, 1, erfcDegree)
-	for i, v := range q {
-		f(fmt.Sprintf("q%d", i), v)
+	for i, v := range append([]float64{1, 1}, e...) {
+		c = append(c, float(fmt.Sprintf("c%d", i), v*math.Pow(sign, float64(i))))
 	}
 	return c
 }
 
-// expConsts and erfcConsts are what exp and erfc need.
-var expConsts, erfcConsts = func() (e, q []string) {
-	e = []string{"lo", "hi", "log2e", "ln2hi", "ln2lo", "bias", "one"}
-	for i := range expDegree - 1 {
-		e = append(e, fmt.Sprintf("e%d", i))
+// oddConstants are those of an odd function f with f(x) = limit from some x on, and
+// slope at 0: x times a polynomial in x². The clamp is the first one, from about
+// where f is so close to its limit that float32 cannot tell, at which the polynomial
+// reaches it.
+func oddConstants(f func(float64) float64, slope, limit, clamp float64) []constant {
+	for ; ; clamp += 1.0 / 256 {
+		middle := float64(float32(clamp * clamp / 2))
+		p := interpolate(func(s float64) float64 {
+			x := math.Sqrt(s + middle)
+			if x < 1e-4 {
+				return slope
+			}
+			return f(x) / x
+		}, -middle, middle, erfDegree)
+		c := []constant{float("lo", -clamp), float("hi", clamp), float("limit", limit), float("-limit", -limit), float("-middle", -middle)}
+		s, y := float32(clamp*clamp-middle), float32(p[erfDegree])
+		for i := erfDegree - 1; i >= 0; i-- {
+			y = float32(float64(y)*float64(s) + float64(float32(p[i])))
+		}
+		if float32(float64(y)*clamp) < float32(limit) {
+			continue
+		}
+		for i, v := range p {
+			c = append(c, float(fmt.Sprintf("c%d", i), v))
+		}
+		return c
 	}
-	q = []string{"half", "zmax"}
-	for i := range erfcDegree + 1 {
-		q = append(q, fmt.Sprintf("q%d", i))
+}
+
+const logDegree = 4
+
+// logConstants are the coefficients of 2 artanh(q) / q in q².
+var logConstants = func() (c []constant) {
+	for i, v := range interpolate(func(s float64) float64 {
+		if s < 1e-8 {
+			return 2 + 2*s/3
+		}
+		q := math.Sqrt(s)
+		return 2 * math.Atanh(q) / q
+	}, 0, 1.0/9, logDegree) {
+		c = append(c, float(fmt.Sprintf("log%d", i), v))
 	}
-	return e, append(q, e...)
+	return c
 }()
 
-// functions are the vector functions: each body replaces V0 and may use V1 to V7.
-var functions = []struct {
-	name   string
-	consts []string
-	body   func(f *function)
-}{
-	{"Relu", []string{"zero"}, func(f *function) { f.v3("FMAX", 0, 0, f.c("zero")) }},
-	{"Exp", expConsts, func(f *function) { f.exp(0) }},
-	{"Sigmoid", expConsts, func(f *function) {
-		f.v2("FNEG", 0, 0)
-		f.exp(0)
-		f.v3("FADD", 0, 0, f.c("one"))
-		f.v3("FDIV", 0, f.c("one"), 0)
-	}},
-	{"Silu", expConsts, func(f *function) {
-		f.op("VMOV V0.B16, V6.B16")
-		f.v2("FNEG", 0, 0)
-		f.exp(0)
-		f.v3("FADD", 0, 0, f.c("one"))
-		f.v3("FDIV", 0, 6, 0)
-	}},
-	// exp(min(x, 0)) + max(x, 0)
-	{"Elu1", append([]string{"zero"}, expConsts...), func(f *function) {
-		f.v3("FMAX", 6, 0, f.c("zero"))
-		f.v3("FMIN", 0, 0, f.c("zero"))
-		f.exp(0)
-		f.v3("FADD", 0, 0, 6)
-	}},
-	// 1 - erfc|x| with the sign of x
-	{"Erf", erfcConsts, func(f *function) {
-		f.op("VMOV V0.B16, V6.B16")
-		f.v2("FABS", 7, 0)
-		f.erfc()
-		f.v3("FSUB", 0, f.c("one"), 0)
-		f.op("VMOVI $0x80, V1.B16") // the sign's bit of each float
-		f.op("VSHL $24, V1.S4, V1.S4")
-		f.op("VBIT V1.B16, V6.B16, V0.B16")
-	}},
-	// x Φ(x): Φ = erfc(|x|/√2) / 2 where x is negative, else 1 minus that
-	{"Gelu", append([]string{"rsqrt2", "zero"}, erfcConsts...), func(f *function) {
-		f.op("VMOV V0.B16, V6.B16")
-		f.v2("FABS", 7, 0)
-		f.v3("FMUL", 7, 7, f.c("rsqrt2"))
-		f.erfc()
-		f.v3("FMUL", 0, 0, f.c("half"))
-		f.v3("FSUB", 1, f.c("one"), 0)
-		f.v3("FCMGT", 2, f.c("zero"), 6)
-		f.op("VBIF V2.B16, V1.B16, V0.B16")
-		f.v3("FMUL", 0, 0, 6)
-	}},
-}
-
-// function is one vector function. Its constants lie in V8 and on; those that find
-// no room are loaded into V5 where they are used.
+// function is one of the vector functions, or the activation of an epilogue.
 type function struct {
-	*gen
-	consts []string
+	name      string
+	constants []constant
+	inside    []string // those that lie in registers; the others are loaded where used
+	body      func(f *emitter)
 }
 
-const constRegisters = 24
+var (
+	expInside = []string{"one", "log2e", "magic", "ln2hi", "ln2lo", "lo", "hi", "c6"}
+	// Of exp(-x), where results below 2^-126 may be 0 and those above 2^127.5 infinite.
+	sigmoid   = expConstants(-1, -88.37, 89)
+	functions = []function{
+		{"Relu", []constant{float("zero", 0)}, []string{"zero"}, func(f *emitter) { f.v3("FMAX", f.x, f.x, f.k("zero")) }},
+		{"Silu", sigmoid, expInside, func(f *emitter) {
+			f.exp(f.d, f.x)
+			f.v3("FADD", f.d, f.d, f.k("one"))
+			f.reciprocal(f.d)
+			f.v3("FMUL", f.x, f.x, f.d)
+		}},
+		// x Φ(x)
+		{"Gelu", append(oddConstants(func(x float64) float64 { return math.Erf(x/math.Sqrt2) / 2 }, 1/math.Sqrt(2*math.Pi), 0.5, 5.4), float("half", 0.5)),
+			[]string{"lo", "hi", "limit", "-limit", "half", "c15"}, func(f *emitter) {
+				f.odd(f.d, f.x)
+				f.v3("FADD", f.d, f.d, f.k("half"))
+				f.v3("FMUL", f.x, f.x, f.d)
+			}},
+		// exp(min(x, 0)) + max(x, 0)
+		{"Elu1", append(expConstants(1, -88.37, 0), float("zero", 0)), append(expInside, "zero"), func(f *emitter) {
+			f.v3("FMAX", f.d, f.x, f.k("zero"))
+			f.exp(f.x, f.x)
+			f.v3("FADD", f.x, f.x, f.d)
+		}},
+		{"Exp", append(expConstants(1, -104, 89), constant{"exponent", 0xFF800000}), append(expInside, "exponent"), func(f *emitter) { f.exp(f.x, f.x) }},
+		{"Sigmoid", sigmoid, expInside, func(f *emitter) {
+			f.exp(f.x, f.x)
+			f.v3("FADD", f.x, f.x, f.k("one"))
+			f.reciprocal(f.x)
+		}},
+		// max(x, 0) + log1p(w), w = exp(-|x|), log1p(w) = 2 artanh(w / (2 + w))
+		{"Softplus", append(append(expConstants(-1, -88.37, 89), logConstants...), float("zero", 0), float("two", 2)), append(expInside, "zero", "two", "log4"), func(f *emitter) {
+			for i := range f.vectors {
+				f.v2("FABS", at(f.d, i), at(f.x, i))
+			}
+			f.v3("FMAX", f.x, f.x, f.k("zero"))
+			f.exp(f.d, f.d)
+			f.v3("FADD", f.c, f.d, f.k("two"))
+			f.reciprocal(f.c)
+			f.v3("FMUL", f.d, f.d, f.c)
+			f.v3("FMUL", f.a, f.d, f.d)
+			f.v3("FMLA", f.x, f.d, f.horner("log", logDegree, f.a))
+		}},
+		{"Erf", oddConstants(math.Erf, 2/math.Sqrt(math.Pi), 1, 3.8), []string{"lo", "hi", "limit", "-limit", "c15"}, func(f *emitter) { f.odd(f.x, f.x) }},
+	}
+)
 
-// c returns the register of a constant.
-func (f *function) c(name string) int {
-	for i, c := range f.consts {
-		switch {
-		case c != name:
-		case i < constRegisters:
-			return 8 + i
-		default:
-			f.op("ADD $%d, R3, R4", 4*i)
-			f.op("VLD1R (R4), [V5.S4]")
-			return 5
+// registers says where an emitter finds what: vector i is V(x+i) and has the
+// temporaries V(a+i) to V(d+i); constants lie in V(kept) and on, and at R(table).
+type registers struct{ x, a, b, c, d, kept, table int }
+
+// emitter writes a function's body for some vectors at a time, each instruction for
+// all of them before the next, so that a CPU that issues in order finds independent
+// ones.
+type emitter struct {
+	*gen
+	function
+	registers
+	vectors int
+}
+
+// emitter returns one for up to four vectors from V0 on.
+func (g *gen) emitter(fn function, vectors int) *emitter {
+	return &emitter{g, fn, registers{0, 4, 8, 12, 16, 20, 3}, vectors}
+}
+
+// constantTable writes the function's constants, four lanes each.
+func (g *gen) constantTable(fn function) {
+	for i, c := range fn.constants {
+		for j := range 2 {
+			g.p("DATA consts%s<>+%d(SB)/8, $0x%08x%08x", fn.name, 16*i+8*j, c.bits, c.bits)
+		}
+	}
+	g.p("GLOBL consts%s<>(SB), RODATA|NOPTR, $%d", fn.name, 16*len(fn.constants))
+}
+
+// begin loads the constants that stay in registers.
+func (f *emitter) begin() {
+	f.op("MOVD $consts%s<>(SB), R%d", f.name, f.table)
+	for i, name := range f.inside {
+		f.op("FMOVQ %d(R%d), F%d", f.offset(name), f.table, f.kept+i)
+	}
+}
+
+func (f *emitter) offset(name string) int {
+	for i, c := range f.constants {
+		if c.name == name {
+			return 16 * i
 		}
 	}
 	panic("no constant " + name)
 }
 
-// horner leaves the polynomial of V(x) whose coefficients are name0 to name<degree>
-// in V2, by V3.
-func (f *function) horner(name string, degree, x int) {
-	f.op("VMOV V%d.B16, V2.B16", f.c(fmt.Sprintf("%s%d", name, degree)))
+// k returns the register of a constant, as a negative number: it is the same for all
+// vectors.
+func (f *emitter) k(name string) int {
+	for i, n := range f.inside {
+		if n == name {
+			return -(f.kept + i)
+		}
+	}
+	panic(name + " lies in no register")
+}
+
+// at returns the register that r stands for at vector i.
+func at(r, i int) int {
+	if r < 0 {
+		return -r
+	}
+	return r + i
+}
+
+func (f *emitter) v3(name string, d, n, m int) {
+	for i := range f.vectors {
+		f.gen.v3(name, at(d, i), at(n, i), at(m, i))
+	}
+}
+
+// int3 is d = n op m on integers, in the order of Arm's manual.
+func (f *emitter) int3(name string, d, n, m int, lanes string) {
+	for i := range f.vectors {
+		f.op("%s V%d.%s, V%d.%s, V%d.%s", name, at(m, i), lanes, at(n, i), lanes, at(d, i), lanes)
+	}
+}
+
+// seed loads a constant into a register that a sum begins in: the load unit has time,
+// where a move would cost one of the arithmetic units.
+func (f *emitter) seed(d int, name string) {
+	for i := range f.vectors {
+		f.op("FMOVQ %d(R%d), F%d", f.offset(name), f.table, at(d, i))
+	}
+}
+
+// horner returns the register of the polynomial of x with coefficients <name>0 to
+// <name><degree>, the last one in a register, one of b and c.
+func (f *emitter) horner(name string, degree, x int) int {
+	p, next := f.k(fmt.Sprintf("%s%d", name, degree)), f.b
 	for i := degree - 1; i >= 0; i-- {
-		f.op("VMOV V%d.B16, V3.B16", f.c(fmt.Sprintf("%s%d", name, i)))
-		f.v3("FMLA", 3, 2, x)
-		f.op("VMOV V3.B16, V2.B16")
+		f.seed(next, fmt.Sprintf("%s%d", name, i))
+		f.v3("FMLA", next, p, x)
+		p, next = next, f.b+f.c-next
 	}
+	return p
 }
 
-// exp replaces V(x) by its exponential, by V1 to V3:
+// exp is y = exp(x), or exp(-x), by a, b and c; y may be x:
 //
-//	n = round(x log2 e), r = x - n ln 2, exp(x) = (1 + r + r² e(r)) 2^(n/2) 2^(n - n/2)
+//	n = round(x log2 e), r = x - n ln 2, exp(x) = 2^n (1 + r + r² e(r))
 //
-// in two powers, for results that are subnormal or overflow.
-func (f *function) exp(x int) {
-	f.v3("FMAX", x, x, f.c("lo"))
-	f.v3("FMIN", x, x, f.c("hi"))
-	f.v3("FMUL", 1, x, f.c("log2e"))
-	f.v2("FRINTN", 1, 1)
-	f.v3("FMLS", x, 1, f.c("ln2hi"))
-	f.v3("FMLS", x, 1, f.c("ln2lo"))
-	f.v2("FCVTNS", 1, 1)
-	f.horner("e", expDegree-2, x)
-	f.v3("FMUL", 2, 2, x) // r e(r)
-	f.op("VMOV V%d.B16, V3.B16", x)
-	f.v3("FMLA", 3, 2, x) // r + r² e(r)
-	f.v3("FADD", x, 3, f.c("one"))
-	f.word(0x4F3F0400|1<<5|2, "SSHR V2.4S, V1.4S, #1")
-	f.op("VSUB V2.S4, V1.S4, V1.S4")
-	for _, n := range []int{1, 2} {
-		f.op("VADD V%d.S4, V%d.S4, V%d.S4", f.c("bias"), n, n)
-		f.op("VSHL $23, V%d.S4, V%d.S4", n, n)
-		f.v3("FMUL", x, x, n)
+// With the constant "exponent" there are two powers, of n/2 and of the rest, for
+// results that are subnormal or overflow; else n is between -127, whose power is 0,
+// and 128, whose power is infinite.
+func (f *emitter) exp(y, x int) {
+	f.v3("FMAX", y, x, f.k("lo"))
+	f.v3("FMIN", y, y, f.k("hi"))
+	f.seed(f.a, "magic")
+	f.v3("FMLA", f.a, y, f.k("log2e"))
+	f.v3("FSUB", f.b, f.a, f.k("magic"))
+	f.v3("FMLS", y, f.b, f.k("ln2hi"))
+	f.v3("FMLS", y, f.b, f.k("ln2lo"))
+	p := f.horner("c", expDegree, y)
+	for i := range f.vectors {
+		f.op("VSHL $23, V%d.S4, V%d.S4", at(f.a, i), at(f.a, i))
 	}
+	if slices.Contains(f.inside, "exponent") {
+		half := f.b + f.c - p
+		for i := range f.vectors {
+			f.word(0x4F3F0400|uint32(at(f.a, i))<<5|uint32(at(half, i)), "SSHR V%d.4S, V%d.4S, #1", at(half, i), at(f.a, i))
+		}
+		f.int3("VAND", half, half, f.k("exponent"), "B16")
+		f.int3("VSUB", f.a, f.a, half, "S4")
+		f.int3("VADD", p, p, half, "S4")
+	}
+	f.int3("VADD", f.a, f.a, f.k("one"), "S4")
+	f.v3("FMUL", y, p, f.a)
 }
 
-// erfc leaves erfc(V7), V7 not negative, in V0, by V1 to V5: exp(-z²) t q(t), times
-// what the rounding of z² took from it.
-func (f *function) erfc() {
-	f.v3("FMIN", 7, 7, f.c("zmax"))
-	f.v3("FMUL", 0, 7, 7)
-	f.v2("FNEG", 4, 0)
-	f.v3("FMLA", 4, 7, 7) // z² - round(z²)
-	f.v2("FNEG", 0, 0)
-	f.exp(0)
-	f.v3("FMLS", 0, 0, 4)
-	f.op("VMOV V%d.B16, V1.B16", f.c("one"))
-	f.v3("FMLA", 1, 7, f.c("half"))
-	f.v3("FDIV", 1, f.c("one"), 1) // t
-	f.horner("q", erfcDegree, 1)
-	f.v3("FMUL", 2, 2, 1)
-	f.v3("FMUL", 0, 0, 2)
+// reciprocal replaces y by 1/y, by a and b: Newton's iteration takes less time than a
+// division.
+func (f *emitter) reciprocal(y int) {
+	for i := range f.vectors {
+		f.v2("FRECPE", at(f.a, i), at(y, i))
+	}
+	f.v3("FRECPS", f.b, f.a, y)
+	f.v3("FMUL", f.a, f.a, f.b)
+	f.v3("FRECPS", f.b, f.a, y)
+	f.v3("FMUL", y, f.a, f.b)
+}
+
+// odd is y = an odd function of x, by a, b and c: x p(x² - middle), kept within the
+// limits; y may be x.
+func (f *emitter) odd(y, x int) {
+	f.v3("FMAX", y, x, f.k("lo"))
+	f.v3("FMIN", y, y, f.k("hi"))
+	f.seed(f.a, "-middle")
+	f.v3("FMLA", f.a, y, y)
+	p := f.horner("c", erfDegree, f.a)
+	f.v3("FMUL", y, y, p)
+	f.v3("FMAX", y, y, f.k("-limit"))
+	f.v3("FMIN", y, y, f.k("limit"))
 }
 
 // activations writes a function for each of functions:
@@ -228,43 +329,18 @@ func (f *function) erfc() {
 //
 // Registers: R0 R1 y and x, R2 elements left, R3 the constants.
 func (g *gen) activations() {
-	values := constants()
-	for _, v := range functions {
-		f := &function{g, v.consts}
+	for _, fn := range functions {
 		g.p("")
-		for i, c := range v.consts {
-			g.p("DATA consts%s<>+%d(SB)/4, $0x%08x", v.name, 4*i, values[c])
-		}
-		g.p("GLOBL consts%s<>(SB), RODATA|NOPTR, $%d", v.name, 4*len(v.consts))
+		g.constantTable(fn)
 		g.p("")
-		g.p("// func %sNEON(y, x *float32, n int)", v.name)
-		g.p("TEXT ·%sNEON(SB), 0, $128-24", v.name)
-		g.op("MOVD y+0(FP), R0")
-		g.op("MOVD x+8(FP), R1")
-		g.op("MOVD n+16(FP), R2")
-		g.op("MOVD $consts%s<>(SB), R3", v.name)
-		g.op("MOVD R3, R4")
-		for i := range min(constRegisters, len(v.consts)) {
-			g.op("VLD1R.P 4(R4), [V%d.S4]", 8+i)
-		}
-		g.op("SUBS $4, R2, R2")
-		g.op("BLT tail")
-		g.p("vector:")
-		g.op("VLD1.P 16(R1), [V0.S4]")
-		v.body(f)
-		g.op("VST1.P [V0.S4], 16(R0)")
-		g.op("SUBS $4, R2, R2")
-		g.op("BGE vector")
-		g.p("tail:")
-		g.op("ADDS $4, R2, R2")
-		g.op("BEQ end")
-		g.p("one:")
-		g.op("FMOVS.P 4(R1), F0")
-		v.body(f)
-		g.op("FMOVS.P F0, 4(R0)")
-		g.op("SUBS $1, R2, R2")
-		g.op("BNE one")
-		g.p("end:")
+		g.function(fn.name+"NEON", frame, "y, x *float32, n int")
+		g.args("y", "R0", "x", "R1", "n", "R2")
+		g.emitter(fn, 1).begin()
+		g.elements("", "R2", func(w width) {
+			g.load(w, "R1", 0)
+			fn.body(g.emitter(fn, w.vectors))
+			g.store(w, "R0", 0)
+		})
 		g.op("RET")
 	}
 }

@@ -1,13 +1,10 @@
-//go:build !purego
+//go:build (amd64 || arm64) && !purego
 
 package kernels
 
-import (
-	"github.com/mila-go/mila/kernels/amd64"
-	"github.com/mila-go/mila/kernels/generic"
-)
+import "github.com/mila-go/mila/kernels/generic"
 
-// transposeVector is generic.Transpose in squares of 8 x 8, at both levels: what
+// transposeVector is generic.Transpose in squares of 8 x 8, at all levels: what
 // bounds it are loads and stores, of which wider vectors would not need fewer.
 func transposeVector(dst []float32, ldd int, src []float32, lds, rows, cols int) {
 	const (
@@ -18,7 +15,7 @@ func transposeVector(dst []float32, ldd int, src []float32, lds, rows, cols int)
 	r, c := rows/side*side, cols/side*side
 	for j := 0; j < c; j += block {
 		for i := 0; i < r; i += height {
-			amd64.TransposeAVX2(&dst[j*ldd+i], ldd, &src[i*lds+j], lds, min(height, r-i), min(block, c-j))
+			transposeSquares(&dst[j*ldd+i], ldd, &src[i*lds+j], lds, min(height, r-i), min(block, c-j))
 		}
 	}
 	if c < cols {

@@ -1,0 +1,5 @@
+//go:build !arm64 || purego
+
+package kernels
+
+var extensions extension
