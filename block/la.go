@@ -1,6 +1,7 @@
 package block
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"strings"
@@ -63,6 +64,31 @@ const (
 	allKeys   = 3  // block "all": keys have allKeys/4 the channels of values
 )
 
+// linearAttention is the name of the architecture in checkpoints and in errors.
+const linearAttention = "linear attention"
+
+// ArchitectureFromMap reads the configuration that a checkpoint holds: where its
+// "architecture" is "linear attention", the keys of [LinearAttention]; else what
+// [ConfigFromMap] reads.
+func ArchitectureFromMap(m map[string]any) (Architecture, error) {
+	inner := m
+	if c, ok := m["config"].(map[string]any); ok {
+		inner = c
+	}
+	if inner["architecture"] != linearAttention {
+		return ConfigFromMap(m)
+	}
+	var c LinearAttention
+	data, err := json.Marshal(inner)
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("block: configuration: %w", err)
+	}
+	return c, c.Validate()
+}
+
 // BaselineTiny is the baseline of table 1.
 func BaselineTiny() LinearAttention {
 	return LinearAttention{EmbedDim: 96, Depths: []int{2, 2, 6, 2}, NumHeads: []int{3, 6, 12, 24}, NumClasses: 1000, ImgSize: 224}
@@ -108,7 +134,7 @@ func (c LinearAttention) Switched(list string) (LinearAttention, bool) {
 
 // String names the configuration in errors.
 func (c LinearAttention) String() string {
-	return fmt.Sprintf("linear attention: embed_dim %d, depths %v, num_heads %v, input gate %v, forget gate %v, shortcut %v, normaliser %v, single head %v, block %q, APE %v, LePE %v, CPE %v, RoPE %v",
+	return fmt.Sprintf(linearAttention+": embed_dim %d, depths %v, num_heads %v, input gate %v, forget gate %v, shortcut %v, normaliser %v, single head %v, block %q, APE %v, LePE %v, CPE %v, RoPE %v",
 		c.EmbedDim, c.Depths, c.NumHeads, c.InputGate, c.ForgetGate, c.Shortcut, !c.NoNormaliser, c.SingleHead, c.Block, c.APE, c.LePE, c.CPE, c.RoPE)
 }
 
@@ -318,7 +344,7 @@ func (m *laNet) plan(b *planner) {
 			kernels.RoPE2DTable(rope, h, w, shape.KeyChannels(), ropeBase)
 		}
 		for j := range st.blocks {
-			x = m.block(b, &st.blocks[j], st, x, shape, rope)
+			x = m.block(b, blockName(i, j), &st.blocks[j], st, x, shape, rope)
 			b.tap(blockName(i, j), x, b.batch, h*w, st.dim)
 		}
 		if i+1 < len(m.stages) {
@@ -331,8 +357,9 @@ func (m *laNet) plan(b *planner) {
 	b.classify(x, h, w, m.norm, normEps, m.head)
 }
 
-// block plans one block and returns its result, in x or in place of it.
-func (m *laNet) block(b *planner, blk *laBlock, st *laStage, x tokens, shape kernels.LinAttnShape, rope []float32) tokens {
+// block plans one block and returns its result, in x or in place of it. Where there
+// are gates, their Δ before its Softplus is tapped as NAME.attn.dt2.
+func (m *laNet) block(b *planner, name string, blk *laBlock, st *laStage, x tokens, shape kernels.LinAttnShape, rope []float32) tokens {
 	p, level, cfg := b.Plan, b.level, &m.cfg
 	h, w := shape.H, shape.W
 	c, e, l := st.dim, st.inner, h*w
@@ -396,6 +423,9 @@ func (m *laNet) block(b *planner, blk *laBlock, st *laStage, x tokens, shape ker
 		b.chain(fused, h, w, append(first, b.project(g, u, h, w, &blk.act, kernels.SiLU, nil), b.project(in, u, h, w, &blk.in, kernels.Identity, nil))...)
 		b.chain(fused, h, w, append([]op{b.depthwiseOp(v, in, 0, e, h, w, &blk.conv, kernels.SiLU), b.project(qk, v, h, w, &blk.qk, kernels.ELU1, nil)}, gate(v)...)...)
 		b.release(in.buffer)
+	}
+	if gates {
+		b.tap(name+".attn.dt2", delta, b.batch, l, e)
 	}
 	if !fused {
 		b.release(u.buffer)

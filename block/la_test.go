@@ -66,7 +66,7 @@ func TestGoldenPlainBlock(t *testing.T) {
 			pool := newPool(2)
 			b := newPlanner(level, pool, c.B, shape.H, shape.W)
 			x := b.tokens(c.N, c.C)
-			y := (&laNet{cfg: cfg}).block(b, &blk, &laStage{dim: c.C, inner: c.C}, x, shape, nil)
+			y := (&laNet{cfg: cfg}).block(b, "", &blk, &laStage{dim: c.C, inner: c.C}, x, shape, nil)
 			p := b.finish()
 			copy(p.f(x.buffer), set.F32(id+".x"))
 			if err := p.run(context.Background()); err != nil {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -25,8 +27,16 @@ type Options struct {
 	Threads      int           // threads of a forward pass; 0 is GOMAXPROCS
 }
 
-// Shipped returns the names of the models that are part of the module.
-func Shipped() []string { return []string{"nano"} }
+// shipped are the models that are part of the module, by name.
+var shipped = map[string]func() ([]byte, error){"nano": func() ([]byte, error) { return nano.Weights, nil }}
+
+// Register makes the checkpoint that read returns known under a name. Packages of
+// weights call it when they are imported; importing this one brings nano alone.
+func Register(name string, read func() ([]byte, error)) { shipped[name] = read }
+
+// Shipped returns the names of the models that are part of the program: nano, and
+// those of the imported packages of weights.
+func Shipped() []string { return slices.Sorted(maps.Keys(shipped)) }
 
 // Loaded is a model with what its checkpoint says about its use.
 type Loaded struct {
@@ -63,11 +73,15 @@ func Open(name string, opt Options) (*Loaded, error) {
 // OpenCheckpoint opens the checkpoint of a model by its name or path, without
 // building it. The caller closes it.
 func OpenCheckpoint(name, state string) (*checkpoint.File, error) {
-	if slices.Contains(Shipped(), name) {
-		return checkpoint.Parse(nano.Weights, checkpoint.WithState(state))
+	if read, ok := shipped[name]; ok {
+		data, err := read()
+		if err != nil {
+			return nil, err
+		}
+		return checkpoint.Parse(data, checkpoint.WithState(state))
 	}
 	f, err := checkpoint.Open(name, checkpoint.WithState(state))
-	if errors.Is(err, fs.ErrNotExist) && !strings.ContainsAny(name, "./\\") {
+	if errors.Is(err, fs.ErrNotExist) && filepath.Ext(name) == "" && !filepath.IsAbs(name) {
 		return nil, fmt.Errorf("models: there is no model %q; shipped are %s, and a path to a .safetensors or .pth file works too", name, strings.Join(Shipped(), ", "))
 	}
 	return f, err
@@ -96,7 +110,7 @@ func Describe(f *checkpoint.File, opt Options) (block.Architecture, Extra, error
 		extra.Preprocess = vision.ImageNet(size)
 		return a, extra, nil
 	}
-	var cfg block.Config
+	var cfg block.Architecture
 	m, ok := f.Config()
 	if opt.ConfigPath != "" {
 		data, err := os.ReadFile(opt.ConfigPath)
@@ -111,7 +125,7 @@ func Describe(f *checkpoint.File, opt Options) (block.Architecture, Extra, error
 	}
 	var err error
 	if ok {
-		cfg, err = block.ConfigFromMap(m)
+		cfg, err = block.ArchitectureFromMap(m)
 		if inner, nested := m["config"].(map[string]any); nested {
 			m = inner
 		}
@@ -126,8 +140,8 @@ func Describe(f *checkpoint.File, opt Options) (block.Architecture, Extra, error
 	if err != nil {
 		return cfg, extra, err
 	}
-	if extra.Preprocess.Crop == 0 && cfg.ImgSize > 0 {
-		extra.Preprocess = vision.ImageNet(cfg.ImgSize)
+	if _, size := cfg.Image(); extra.Preprocess.Crop == 0 && size > 0 {
+		extra.Preprocess = vision.ImageNet(size)
 	}
 	return cfg, extra, nil
 }

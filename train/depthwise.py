@@ -8,7 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHANNELS = 64  # that one program computes; divides every C
+
+def width(c):
+    """Channels that one program computes: a power of two that divides c."""
+    return min(64, c & -c)
 
 
 @triton.jit
@@ -98,7 +101,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, h: int, w: int, stride: int, r
     (b, _, c), (oh, ow) = x.shape, out_size(h, w, stride)
     y = x.new_empty(b, oh * ow, c)
     n = b * oh * ow
-    _forward[triton.cdiv(n, 64), c // CHANNELS](x, weight, bias, y, n, h, w, oh, ow, c, stride, residual, 64, CHANNELS)
+    _forward[triton.cdiv(n, 64), c // width(c)](x, weight, bias, y, n, h, w, oh, ow, c, stride, residual, 64, width(c))
     return y
 
 
@@ -113,12 +116,12 @@ def conv_grad(g: Tensor, x: Tensor, weight: Tensor, h: int, w: int, stride: int,
     g, x, weight = g.contiguous(), x.contiguous(), weight.contiguous()
     (b, _, c), (oh, ow) = x.shape, out_size(h, w, stride)
     dx = torch.empty_like(x)
-    _input_grad[triton.cdiv(b * h * w, 64), c // CHANNELS](g, weight, dx, b * h * w, h, w, oh, ow, c, stride, residual, 64, CHANNELS)
+    _input_grad[triton.cdiv(b * h * w, 64), c // width(c)](g, weight, dx, b * h * w, h, w, oh, ow, c, stride, residual, 64, width(c))
     n = b * oh * ow
-    each = triton.cdiv(n, max(1, 2048 * CHANNELS // c) * 16) * 16  # about 2048 programs in all
+    each = triton.cdiv(n, max(1, 2048 * width(c) // c) * 16) * 16  # about 2048 programs in all
     programs = triton.cdiv(n, each)
     part = torch.empty(programs, 10, c, device=x.device)
-    _weight_grad[programs, c // CHANNELS](x, g, part, n, each, h, w, oh, ow, c, stride, 16, CHANNELS)
+    _weight_grad[programs, c // width(c)](x, g, part, n, each, h, w, oh, ow, c, stride, 16, width(c))
     s = part.sum(0)
     return dx, s[:9].t().reshape(weight.shape).contiguous(), s[9].clone()
 

@@ -35,6 +35,19 @@ def logits(model, images):
         return torch.cat([model(data.normalised(x)) for x in images.split(100)])
 
 
+def metadata(config, size, folder):
+    """A configuration with the preprocessing for inputs of size x size and the classes of a data set."""
+    wnids, labels = data.labels(folder)
+    return {"config": json.dumps({
+        **config, "preprocess": {"resize_short": size, "crop": size, "interpolation": "bicubic", "mean": data.MEAN, "std": data.STD},
+        "labels": [l.split(",")[0] for l in labels], "wnids": wnids}, separators=(",", ":"))}
+
+
+def weights(held):
+    """Of a file that holds {"weights": state_dict}, as arrays."""
+    return {k: v.numpy() for k, v in held["weights"].items() if not k.endswith("num_batches_tracked")}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--weights", default="run/ema.pt")
@@ -48,13 +61,10 @@ def main():
 
     held = torch.load(args.weights, map_location="cpu")
     config = Config(**held["config"])
-    weights = {k: v.numpy() for k, v in held["weights"].items() if not k.endswith("num_batches_tracked")}
-    wnids, labels = data.labels(args.data)
-    write(args.output, weights, {"config": json.dumps({
+    write(args.output, weights(held), metadata({
         "architecture": "mila", "embed_dim": config.embed_dim, "depths": config.depths, "num_heads": config.num_heads,
-        "num_classes": config.num_classes, "img_size": args.size, "mlp_ratio": config.mlp_ratio, "qkv_bias": True, "in_chans": 3,
-        "preprocess": {"resize_short": args.size, "crop": args.size, "interpolation": "bicubic", "mean": data.MEAN, "std": data.STD},
-        "labels": [l.split(",")[0] for l in labels], "wnids": wnids}, separators=(",", ":"))})
+        "num_classes": config.num_classes, "img_size": args.size, "mlp_ratio": config.mlp_ratio, "qkv_bias": True, "in_chans": 3},
+        args.size, args.data))
 
     model = MILA(config).eval()
     model.load_state_dict({k: v.float() for k, v in held["weights"].items()}, strict=False)

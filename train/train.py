@@ -33,9 +33,11 @@ def flatten(tensors):
 class Trainer:
     def __init__(self, model, args):
         self.model, self.args = model, args
-        self.params = list(model.parameters())
+        # In one vector, a parameter of odd length would leave those behind it unaligned, which compiled code does not expect.
+        self.params = sorted(model.parameters(), key=lambda w: w.numel() % 4 > 0)
         buffers = [b for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))]
-        p, b = flatten(self.params), flatten(buffers)
+        p = flatten(self.params)
+        b = flatten(buffers) if buffers else p.new_zeros(0)
         self.decayed = torch.cat([torch.full((w.numel(),), float(w.dim() > 1), device=w.device) for w in self.params])
         # Everything that changes from step to step: weights, moments, running statistics, their moving averages.
         self.state = {"p": p, "m": torch.zeros_like(p), "v": torch.zeros_like(p), "b": b, "ema_p": p.clone(), "ema_b": b.clone()}
@@ -81,6 +83,7 @@ class Trainer:
             return
         saved = {k: v.clone() for k, v in self.state.items()}
         side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
                 self.step(self.x, self.y)

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/klauspost/cpuid/v2"
+	"github.com/mila-go/mila/bench"
 	"github.com/mila-go/mila/block"
 	"github.com/mila-go/mila/kernels"
 )
@@ -46,13 +47,15 @@ var figure = []*row{
 	{Name: "vim-s", Label: "Vim-S", Top1: 80.3, Group: "Vim"},
 }
 
-var tables = [2][]*row{{
-	{Name: "la-t", Label: "baseline", Top1: 77.6, GPU: 1152}, {Name: "la-t+input-gate", Label: "+ input gate", Top1: 77.8, GPU: 1069}, {Name: "la-t+forget-gate", Label: "+ forget gate", Top1: 78.4, GPU: 743},
-	{Name: "la-t+shortcut", Label: "+ shortcut", Top1: 77.8, GPU: 1066}, {Name: "la-t-normaliser", Label: "- normalisation", Top1: 72.4, GPU: 1215}, {Name: "la-t-multi-head", Label: "- multi-head", Top1: 73.5, GPU: 1540},
-	{Name: "la-t+block-all", Label: "+ block design all", Top1: 79.4, GPU: 915}, {Name: "la-t+block-sub", Label: "+ block design sub", Top1: 80.9, GPU: 1010},
-}, {
-	{Name: "la-t+ape", Label: "APE", Top1: 80.0, GPU: 1132}, {Name: "la-t+lepe", Label: "LePE", Top1: 81.6, GPU: 1074}, {Name: "la-t+cpe", Label: "CPE", Top1: 81.7, GPU: 1099}, {Name: "la-t+rope", Label: "RoPE", Top1: 80.0, GPU: 1113},
-}}
+var tables = [2][]*row{rows(bench.Table1), rows(bench.Table2)}
+
+func rows(published []bench.Published) []*row {
+	var out []*row
+	for _, p := range published {
+		out = append(out, &row{Name: p.Name, Label: p.Label, Top1: p.Top1, GPU: p.GPU})
+	}
+	return out
+}
 
 func main() {
 	dir := flag.String("results", filepath.Join("bench", "results"), "`folder` for paper.json and paper.md")
@@ -182,19 +185,14 @@ func measure(rows []*row, rounds, threads int) error {
 					times = append(times, time.Since(start).Seconds()*1e3)
 				}
 			}
-			rows[i].MS = append(rows[i].MS, median(times))
+			rows[i].MS = append(rows[i].MS, bench.Median(times))
 		}
 	}
 	fmt.Fprintln(os.Stderr)
 	return nil
 }
 
-func median(x []float64) float64 {
-	x = slices.Sorted(slices.Values(x))
-	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
-}
-
-func (r *row) median() float64 { return median(r.MS) }
+func (r *row) median() float64 { return bench.Median(r.MS) }
 
 func (r *results) markdown() string {
 	var b strings.Builder

@@ -1,6 +1,7 @@
 // Command plot draws what it finds in DIR: peers.json, of bench/peers, as
-// peers-models.png and peers-kernels.png, and paper.json, of bench/paper, as
-// paper-speed.png and paper-tables.png. It is a module of its own, so that MILA for Go
+// peers-models.png and peers-kernels.png, paper.json, of bench/paper, as
+// paper-speed.png and paper-tables.png, and ablation.json, of bench/ablation, as
+// ablation-speed.png and ablation-gates.png. It is a module of its own, so that MILA for Go
 // does not depend on what it needs.
 //
 //	go run . DIR
@@ -15,6 +16,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -41,7 +43,7 @@ func main() {
 
 func run(dir string) error {
 	drawn := 0
-	for name, r := range map[string]interface{ draw(dir string) error }{"peers.json": &peersResults{}, "paper.json": &paperResults{}} {
+	for name, r := range map[string]interface{ draw(dir string) error }{"peers.json": &peersResults{}, "paper.json": &paperResults{}, "ablation.json": &ablationResults{}} {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -58,7 +60,7 @@ func run(dir string) error {
 		drawn++
 	}
 	if drawn == 0 {
-		return fmt.Errorf("%s has neither peers.json nor paper.json", dir)
+		return fmt.Errorf("%s has none of peers.json, paper.json and ablation.json", dir)
 	}
 	return nil
 }
@@ -82,6 +84,11 @@ func newPlot(title string) *plot.Plot {
 	return p
 }
 
+func median(x []float64) float64 {
+	x = slices.Sorted(slices.Values(x))
+	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
+}
+
 // majorTicks are the multiples of 1, 2 or 5 times a power of ten, four to ten of them.
 var majorTicks = plot.TickerFunc(func(low, high float64) (ticks []plot.Tick) {
 	step := math.Pow(10, math.Floor(math.Log10((high-low)/4)))
@@ -92,7 +99,7 @@ var majorTicks = plot.TickerFunc(func(low, high float64) (ticks []plot.Tick) {
 		}
 	}
 	for i := math.Ceil(low / step); i*step <= high; i++ {
-		ticks = append(ticks, plot.Tick{Value: i * step, Label: fmt.Sprint(i * step)})
+		ticks = append(ticks, plot.Tick{Value: i * step, Label: fmt.Sprintf("%.6g", i*step)})
 	}
 	return ticks
 })

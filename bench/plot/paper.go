@@ -25,10 +25,7 @@ type paperRow struct {
 	MS           []float64
 }
 
-func (r paperRow) ms() float64 {
-	x := slices.Sorted(slices.Values(r.MS))
-	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
-}
+func (r paperRow) ms() float64 { return median(r.MS) }
 
 var groups = map[string]color.Color{"MILA": rgb(0xd55e00), "VMamba": rgb(0x0072b2), "LocalVMamba": rgb(0x56b4e9),
 	"PlainMamba": rgb(0x009e73), "EfficientVMamba": rgb(0xcc79a7), "Vim": rgb(0x777777)}

@@ -30,10 +30,7 @@ type row struct {
 	MS      map[string][]float64
 }
 
-func (r row) ms(contender string) float64 {
-	x := slices.Sorted(slices.Values(r.MS[contender]))
-	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
-}
+func (r row) ms(contender string) float64 { return median(r.MS[contender]) }
 
 type contender struct {
 	name, label string

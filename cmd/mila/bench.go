@@ -27,7 +27,7 @@ Examples:
    mila bench --model mila_tiny.pth --size 384
    mila bench --model vmamba-t --threads 1`,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "model", Aliases: []string{"m"}, Value: "nano", Usage: "nano, an architecture (with generated weights; see mila info), mamba-130m or a checkpoint `FILE`"},
+			&cli.StringFlag{Name: "model", Aliases: []string{"m"}, Value: "nano", Usage: "a shipped model, an architecture (with generated weights; see mila info for both), mamba-130m or a checkpoint `FILE`"},
 			configFlag(), archFlag(), stateFlag(),
 			&cli.IntFlag{Name: "size", Usage: "image height and width; default the model's own"},
 			&cli.IntFlag{Name: "batch", Value: 1, Usage: "images in a forward pass"},

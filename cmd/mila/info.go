@@ -18,7 +18,9 @@ func infoCommand(stdout io.Writer) *cli.Command {
 		Name:      "info",
 		Usage:     "show architecture, parameters, MACs and tensors",
 		ArgsUsage: "FILE|NAME",
-		Description: `FILE is a checkpoint; NAME is a shipped model (nano) or an architecture without weights:
+		Description: `FILE is a checkpoint; NAME is a shipped model,
+` + strings.Join(models.Shipped(), ", ") + `,
+or an architecture without weights:
 ` + strings.Join(block.Names(), ", ") + `,
 and the language model mamba-130m.
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/mila-go/mila/kernels"
 	"github.com/mila-go/mila/models"
+	_ "github.com/mila-go/mila/models/ablation"
 	"github.com/mila-go/mila/vision"
 	"github.com/urfave/cli/v3"
 )
@@ -106,7 +107,7 @@ The environment variable MILA_ISA forces an instruction-set level (see mila cpu)
 // Flags that several commands have.
 
 func modelFlag() cli.Flag {
-	return &cli.StringFlag{Name: "model", Aliases: []string{"m"}, Value: "nano", Usage: "shipped model (" + strings.Join(models.Shipped(), ", ") + ") or `FILE` (.safetensors, .pth)"}
+	return &cli.StringFlag{Name: "model", Aliases: []string{"m"}, Value: "nano", Usage: "shipped model (see mila info) or `FILE` (.safetensors, .pth)"}
 }
 
 func configFlag() cli.Flag {

@@ -253,6 +253,28 @@ func TestInfo(t *testing.T) {
 	}
 }
 
+// TestAblation runs every command on models of the ablation, by name.
+func TestAblation(t *testing.T) {
+	photos := filepath.Dir(golden.Path(t, "photos", "coffee.png"))
+	data := filepath.Join(t.TempDir(), "n07920052") // espresso
+	if err := os.CopyFS(data, os.DirFS(photos)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ablation/forget-gate", "ablation/block-all", "ablation/mila"} {
+		for _, args := range [][]string{
+			{"info", name}, {"classify", "--model", name, filepath.Join(photos, "coffee.png")},
+			{"eval", "--model", name, "--data", filepath.Dir(data)}, {"bench", "--model", name, "--duration", "1ms"},
+		} {
+			if code, out, errs := mila(t, "", args...); code != 0 || out == "" {
+				t.Errorf("%v: exit %d, %s", args, code, errs)
+			}
+		}
+	}
+	if code, _, errs := mila(t, "", "info", "ablation/nothing"); code != 1 || !strings.Contains(errs, "ablation/lepe") {
+		t.Errorf("an unknown row: exit %d, %s", code, errs)
+	}
+}
+
 func TestCPU(t *testing.T) {
 	code, out, _ := mila(t, "", "cpu")
 	if code != 0 || !strings.Contains(out, "in use") || !strings.Contains(out, "Gemm") {
