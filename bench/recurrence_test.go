@@ -2,17 +2,20 @@ package bench_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/mila-go/mila/kernels"
 )
 
 // BenchmarkRecurrence runs linear attention's recurrences, eight heads of 64
-// channels, token by token and in chunks. The share of the peak counts what the
-// chunked form multiplies, masked halves of panels left out.
+// channels, token by token and in chunks. The share of the peak counts the
+// multiply-adds that a form executes: masked halves of panels are left out, and so is
+// what is not a product of matrices.
 func BenchmarkRecurrence(b *testing.B) {
 	const heads, d = 8, 64
-	for _, steps := range []int{1, 16, 64, 1024} {
+	for _, steps := range []int{1, 2, 4, 8, 16, 64, 1024} {
 		n := steps * heads * d
 		q, k, v, o := values(n), values(n), values(n), make([]float32, n)
 		state := make([]float32, heads*d*d)
@@ -26,30 +29,84 @@ func BenchmarkRecurrence(b *testing.B) {
 			k[i] /= d
 		}
 		shape := kernels.RecurrenceShape{L: steps, Heads: heads, KeyDim: d, Dim: d, Scale: 0.125}
+		work := make([]float32, kernels.ChunkedLen(d, d))
 		for _, kind := range []struct {
 			name string
 			opt  kernels.RecurrenceOptions
 		}{{"causal", kernels.RecurrenceOptions{}}, {"normalised", kernels.RecurrenceOptions{Sum: make([]float32, heads*d), Eps: 1}}, {"gated", kernels.RecurrenceOptions{HeadGate: gates}},
-			{"gla", kernels.RecurrenceOptions{KeyGate: keyGates}}, {"delta", kernels.RecurrenceOptions{Beta: beta}}} {
-			recurrent := heads * steps * 2 * d * d
-			measure(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), recurrent, func(l kernels.Level) {
+			{"gla", kernels.RecurrenceOptions{KeyGate: keyGates}}, {"delta", kernels.RecurrenceOptions{Beta: beta}}, {"gdelta", kernels.RecurrenceOptions{HeadGate: gates, Beta: beta}}} {
+			outer := 2
+			if kind.opt.Beta != nil {
+				outer = 3
+			}
+			inTurn(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), heads*steps*outer*d*d, func(l kernels.Level) {
 				kernels.Recurrent(l, o, state, q, k, v, shape, kind.opt)
 			})
-			if kind.opt.Beta != nil {
-				continue
-			}
-			work := make([]float32, kernels.ChunkedLen(kernels.Auto, d, d)+1<<16)
 			macs := 0
 			for t := 0; t < steps; t += 64 {
 				n := min(64, steps-t)
+				half := 0 // pairs of tokens in panels of 32
 				for j := 0; j < n; j += 32 {
-					macs += (n - j) * min(32, n-j) * d
+					half += min(n, j+32) * min(32, n-j)
 				}
-				macs += n*(n+d)*d + n*d*d
+				macs += 2*half*d + 2*n*d*d
+				if kind.opt.Beta != nil {
+					macs += half*d + n*(n-1)/2*d + n*d*d
+				}
 			}
-			measure(b, fmt.Sprintf("form=chunked/kind=%s/L=%d", kind.name, steps), heads*macs, func(l kernels.Level) {
+			inTurn(b, fmt.Sprintf("form=chunked/kind=%s/L=%d", kind.name, steps), heads*macs, func(l kernels.Level) {
 				kernels.Chunked(l, o, state, q, k, v, shape, kind.opt, work)
 			})
 		}
 	}
+}
+
+// inTurn is measure with medians of short turns, the loop's and the peak's.
+func inTurn(b *testing.B, name string, macs int, f func(l kernels.Level)) {
+	for _, l := range kernels.Levels() {
+		b.Run(fmt.Sprintf("isa=%v/%s", l, name), func(b *testing.B) {
+			seconds, peak := turns(b, l, func() { f(l) })
+			b.ReportMetric(2*float64(macs)/seconds/1e9, "GFLOP/s")
+			b.ReportMetric(200*float64(macs)/seconds/1e9/peak, "%peak")
+		})
+	}
+}
+
+// turns runs the loop of a benchmark and measures the peak every other millisecond,
+// since clocks and neighbours change a core's speed within a run. It returns the median
+// time of a call, and the median peak in GFLOP/s.
+func turns(b *testing.B, l kernels.Level, f func()) (seconds, peak float64) {
+	var calls, peaks []float64
+	sample := func() {
+		const n = 1 << 15
+		start := time.Now()
+		done := kernels.MultiplyAdds(l, n)
+		peaks = append(peaks, 2*float64(done)/time.Since(start).Seconds()/1e9)
+	}
+	f()
+	sample()
+	start, n := time.Now(), 0
+	turn := func() {
+		calls = append(calls, time.Since(start).Seconds()/float64(n))
+		sample()
+	}
+	for b.Loop() {
+		f()
+		n++
+		if time.Since(start) < time.Millisecond {
+			continue
+		}
+		b.StopTimer()
+		turn()
+		b.StartTimer()
+		start, n = time.Now(), 0
+	}
+	if n > 0 {
+		turn()
+	}
+	median := func(x []float64) float64 {
+		slices.Sort(x)
+		return x[len(x)/2]
+	}
+	return median(calls), median(peaks)
 }

@@ -431,14 +431,18 @@ func TestGoldenCheckpoints(t *testing.T) {
 	}
 }
 
-// TestGoldenNano runs the shipped model on the pixels of photographs.
+// TestGoldenNano runs trained models on the pixels of photographs: the shipped one, and one of four stages where the
+// complete collection is there.
 func TestGoldenNano(t *testing.T) {
-	path := golden.Path(t, "nano", "photos.expected.safetensors")
-	if p, ok := golden.Shared(t, "models", "mila_n_tin200_v0.expected.safetensors"); ok {
-		path = p
+	trained(t, golden.Root(t)+"/models/nano/nano.safetensors", golden.Path(t, "nano", "photos.expected.safetensors"))
+	if p, ok := golden.Shared(t, "models", "mila_n_tin200_v0.safetensors"); ok {
+		trained(t, p, strings.TrimSuffix(p, "safetensors")+"expected.safetensors")
 	}
-	want := golden.OpenFile(t, path)
-	f, err := checkpoint.Open(golden.Root(t) + "/models/nano/nano.safetensors")
+}
+
+func trained(t *testing.T, weights, expected string) {
+	want := golden.OpenFile(t, expected)
+	f, err := checkpoint.Open(weights)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -455,6 +459,7 @@ func TestGoldenNano(t *testing.T) {
 	if inferred, err := block.InferConfig(f); err != nil || fmt.Sprint(inferred.Depths, inferred.NumHeads, inferred.NumClasses, inferred.MLPRatio) != fmt.Sprint(cfg.Depths, cfg.NumHeads, cfg.NumClasses, cfg.MLPRatio) {
 		t.Errorf("inferred %+v, %v", inferred, err)
 	}
+	size := cfg.ImgSize
 	mean, std := []float64{0.485, 0.456, 0.406}, []float64{0.229, 0.224, 0.225}
 	for _, name := range want.Names() {
 		name, ok := strings.CutSuffix(name, "pixels_u8")
@@ -463,19 +468,19 @@ func TestGoldenNano(t *testing.T) {
 		}
 		logits := want.F32(name + "logits")
 		n := len(logits) / cfg.NumClasses
-		pixels := make([]byte, n*64*64*3)
+		pixels := make([]byte, n*size*size*3)
 		if err := want.ReadBytes(name+"pixels_u8", pixels); err != nil {
 			t.Fatal(err)
 		}
 		x := make([]float32, len(pixels))
 		for i := range n {
-			for p := range 64 * 64 {
+			for p := range size * size {
 				for ch := range 3 {
-					x[(i*3+ch)*64*64+p] = float32((float64(pixels[(i*64*64+p)*3+ch])/255 - mean[ch]) / std[ch])
+					x[(i*3+ch)*size*size+p] = float32((float64(pixels[(i*size*size+p)*3+ch])/255 - mean[ch]) / std[ch])
 				}
 			}
 		}
-		p, err := m.Plan(n, 64, 64)
+		p, err := m.Plan(n, size, size)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,10 +1,13 @@
 package block
 
 import (
+	"context"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
+	"github.com/mila-go/mila/internal/golden"
 	"github.com/mila-go/mila/kernels"
 )
 
@@ -32,6 +35,49 @@ func TestLinearAttention(t *testing.T) {
 	}
 	if _, ok := base.Switched("+forget-gates"); ok {
 		t.Error("an unknown switch is accepted")
+	}
+}
+
+// TestGoldenPlainBlock runs the reference's transformer blocks, whose parameters of the
+// attention have no prefix of their own.
+func TestGoldenPlainBlock(t *testing.T) {
+	set := golden.Open(t, "linattn", false)
+	var cases map[string]struct {
+		Kind           string
+		B, N, C, Heads int
+	}
+	golden.JSON(t, "linattn", &cases)
+	compared := 0
+	for id, c := range cases {
+		if c.Kind != "plain_block" {
+			continue
+		}
+		compared++
+		cfg := LinearAttention{EmbedDim: c.C, Depths: []int{1}, NumHeads: []int{c.Heads}}
+		h := int(math.Sqrt(float64(c.N)))
+		shape := cfg.shape(0)
+		shape.H, shape.W = h, c.N/h
+		for _, level := range kernels.Levels() {
+			l := &loader{w: renamed{set, func(name string) string { return id + ".w." + strings.Replace(name, "attn.", "", 1) }}, level: level}
+			blk := cfg.block(l, "", 0)
+			if l.err != nil {
+				t.Fatal(l.err)
+			}
+			pool := newPool(2)
+			b := newPlanner(level, pool, c.B, shape.H, shape.W)
+			x := b.tokens(c.N, c.C)
+			y := (&laNet{cfg: cfg}).block(b, &blk, &laStage{dim: c.C, inner: c.C}, x, shape, nil)
+			p := b.finish()
+			copy(p.f(x.buffer), set.F32(id+".x"))
+			if err := p.run(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			pool.close()
+			golden.Near(t, fmt.Sprint(level, " ", id, ".y"), p.f(y.buffer), set.F32(id+".y"), 1e-5)
+		}
+	}
+	if compared != 2 {
+		t.Errorf("%d blocks compared", compared)
 	}
 }
 

@@ -140,8 +140,16 @@ func (b *planner) classify(x tokens, h, w int, norm affine, eps float32, head li
 	b.chain(false, h, w, op{run: func(t tile) {
 		kernels.LayerNorm(level, p.rows(u, t, w), c, p.rows(x, t, w), c, (t.r1-t.r0)*w, c, norm.gamma, norm.beta, eps)
 	}})
-	b.when(b.pooledWanted)
+	b.when(func() bool { return p.pooledWanted() || p.dst.ClassMaps != nil })
 	b.tap("norm", u, b.batch, l, c)
+	b.pools = true
+	if n := head.n; n > 0 {
+		b.chain(false, h, w, op{n, kernels.PanelWidth(level), func(t tile) {
+			y := p.dst.ClassMaps[(t.image*l+t.r0*w)*n:]
+			head.apply(level, y, n, p.rows(u, t, w), c, (t.r1-t.r0)*w, t.j0, t.j1, kernels.Epilogue{})
+		}})
+		b.when(func() bool { return p.dst.ClassMaps != nil })
+	}
 	b.step(b.batch, func(i, _ int) {
 		kernels.MeanRows(level, p.image(pooled, i), p.image(u, i), c, l, c)
 	})

@@ -163,7 +163,7 @@ func NewMamba(cfg MambaConfig, w Weights, opts ...Option) (*Mamba, error) {
 	if _, err := checkTensors(fmt.Sprintf("Mamba: hidden_size %d, %d layers, state_size %d", cfg.HiddenSize, cfg.Layers, cfg.StateSize), cfg.Tensors(), w, cfg.ignored); err != nil {
 		return nil, err
 	}
-	l := &loader{w: w, level: o.level}
+	l := newLoader(w, o.level, cfg.Tensors())
 	m := cfg.load(l)
 	if l.err != nil {
 		return nil, l.err

@@ -83,10 +83,10 @@ func (m *mixer2) plan(b *planner, y, u tokens, l int, conv, state []float32) {
 		}
 	}})
 	shape := kernels.RecurrenceShape{L: l, Heads: m.heads, KeyDim: m.n, Dim: m.dim, Groups: m.groups, LdQ: mixed, LdK: mixed, LdV: mixed, LdO: mixed}
-	work := kernels.ChunkedLen(level, m.n, m.dim)
+	work := kernels.ChunkedLen(m.n, m.dim)
 	b.need(work)
 	b.count(l * e * m.n * 3)
-	const few = 16 // tokens, from which on chunks are faster
+	const few = 8 // tokens, from which on chunks are faster
 	b.step(m.heads, func(h, worker int) {
 		s := shape
 		s.Head0, s.Head1 = h, h+1

@@ -15,14 +15,14 @@ import (
 	"github.com/mila-go/mila/kernels"
 )
 
-// under gives the tensors below a prefix names of their own.
-type under struct {
+// renamed gives tensors other names.
+type renamed struct {
 	Weights
-	prefix string
+	name func(string) string
 }
 
-func (u under) Shape(name string) ([]int, bool)       { return u.Weights.Shape(u.prefix + name) }
-func (u under) Read(name string, dst []float32) error { return u.Weights.Read(u.prefix+name, dst) }
+func (r renamed) Shape(name string) ([]int, bool)       { return r.Weights.Shape(r.name(name)) }
+func (r renamed) Read(name string, dst []float32) error { return r.Weights.Read(r.name(name), dst) }
 
 // TestGoldenMambaBlock runs the blocks in two pieces.
 func TestGoldenMambaBlock(t *testing.T) {
@@ -39,7 +39,7 @@ func TestGoldenMambaBlock(t *testing.T) {
 	for id, c := range cases {
 		e := c.Expand * c.DModel
 		for _, level := range kernels.Levels() {
-			l := &loader{w: under{set, id + ".w."}, level: level}
+			l := &loader{w: renamed{set, func(name string) string { return id + ".w." + name }}, level: level}
 			m := l.mixer("", c.DModel, e, c.DState, c.DTRank, c.DConv, false, true, nil)
 			if l.err != nil {
 				t.Fatal(l.err)

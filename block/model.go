@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strconv"
 
+	"github.com/mila-go/mila/internal/hugepage"
 	"github.com/mila-go/mila/kernels"
 )
 
@@ -142,7 +143,7 @@ func New(a Architecture, w Weights, opts ...Option) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{w: w, level: o.level}
+	l := newLoader(w, o.level, a.Tensors())
 	m := &Model{arch: a, net: a.network(l, groups), level: o.level, pool: newPool(o.threads), groups: groups}
 	if l.err != nil {
 		m.pool.close()
@@ -260,11 +261,42 @@ type loader struct {
 	w     Weights
 	level kernels.Level
 	raw   []float32 // reused for weights, which live on only in packed form
+	slab  []float32 // for parameters, what is left of it
 	err   error
 
 	declares bool
 	specs    []TensorSpec
 	group    string // of the parameters that follow; see TensorSpec
+}
+
+// newLoader returns a loader that has room for parameters. They lie in the order in
+// which they are loaded, which is about that of their use: a forward pass streams
+// through all of them.
+func newLoader(w Weights, level kernels.Level, specs []TensorSpec) *loader {
+	total, most, panel := 0, 0, kernels.PanelWidth(level)
+	for _, t := range specs {
+		n := 1
+		for _, d := range t.Shape {
+			n *= d
+		}
+		most = max(most, n)
+		if len(t.Shape) > 1 {
+			n = n / t.Shape[0] * (t.Shape[0] + panel - 1) // at most what packing adds
+		}
+		total += n + lanes
+	}
+	return &loader{w: w, level: level, slab: hugepage.Floats(total), raw: hugepage.Floats(most)}
+}
+
+// floats returns n zeroed floats at a multiple of a cache line.
+func (l *loader) floats(n int) []float32 {
+	padded := (n + lanes - 1) / lanes * lanes
+	if len(l.slab) < padded {
+		return make([]float32, n) // derived from more than one parameter, say
+	}
+	x := l.slab[:n:n]
+	l.slab = l.slab[padded:]
+	return x
 }
 
 func (l *loader) read(name string, dst []float32) {
@@ -296,7 +328,7 @@ func (l *loader) tensor(name string, n int) []float32 {
 	if l.declares {
 		return nil
 	}
-	x := make([]float32, n)
+	x := l.floats(n)
 	l.read(name, x)
 	return x
 }
@@ -321,14 +353,14 @@ func (l *loader) depthwise(name string, ch int, bias bool) depthwise {
 		d.b = l.vector(name+".bias", ch)
 	}
 	if !l.declares {
-		d.w9 = make([]float32, 9*ch)
+		d.w9 = l.floats(9 * ch)
 		kernels.PackDW3x3(d.w9, l.scratch(name+".weight", 9*ch), ch)
 	}
 	return d
 }
 
 func (l *loader) pack(w []float32, n, k int) []float32 {
-	packed := make([]float32, kernels.PackedLen(l.level, n, k))
+	packed := l.floats(kernels.PackedLen(l.level, n, k))
 	kernels.Pack(l.level, packed, w, k, n, k)
 	return packed
 }
@@ -380,7 +412,7 @@ func (l *loader) conv(name string, co, ci, ks int, bias bool) linear {
 		c.b = l.vector(name+".bias", co)
 	}
 	if !l.declares {
-		c.w = make([]float32, kernels.PackedLen(l.level, co, c.k))
+		c.w = l.floats(kernels.PackedLen(l.level, co, c.k))
 		kernels.PackConv(l.level, c.w, l.scratch(name+".weight", co*c.k), co, ci, ks, ks)
 	}
 	return c
@@ -440,7 +472,7 @@ func (l *loader) convNorm(conv, norm string, co, ci, ks int, bias bool) linear {
 	}
 	w := l.scratch(conv+".weight", co*c.k)
 	c.b = scaled(w, b, scale, shift)
-	c.w = make([]float32, kernels.PackedLen(l.level, co, c.k))
+	c.w = l.floats(kernels.PackedLen(l.level, co, c.k))
 	kernels.PackConv(l.level, c.w, w, co, ci, ks, ks)
 	return c
 }
@@ -457,7 +489,7 @@ func (l *loader) depthwiseNorm(conv, norm string, ch int, bias bool) depthwise {
 		return depthwise{}
 	}
 	w := l.scratch(conv+".weight", 9*ch)
-	d := depthwise{w9: make([]float32, 9*ch), b: scaled(w, b, scale, shift)}
+	d := depthwise{w9: l.floats(9 * ch), b: scaled(w, b, scale, shift)}
 	kernels.PackDW3x3(d.w9, w, ch)
 	return d
 }

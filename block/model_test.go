@@ -91,6 +91,53 @@ func TestBatchEqualsSingle(t *testing.T) {
 	}
 }
 
+// TestClassMaps compares the maps with the head applied to each token by hand, and
+// their means with the logits.
+func TestClassMaps(t *testing.T) {
+	c := tiny()
+	const batch, h, w, rows, cols, dim = 2, 70, 100, 3, 4, 128
+	weights := block.Synthetic(c, 5)
+	head, bias := make([]float32, 7*dim), make([]float32, 7)
+	if err := errors.Join(weights.Read("head.weight", head), weights.Read("head.bias", bias)); err != nil {
+		t.Fatal(err)
+	}
+	for _, threads := range []int{1, 8} {
+		p, x, out := plan(t, build(t, c, block.WithThreads(threads)), batch, h, w)
+		var norm []float32
+		p.Tap = func(name string, _ []int, data []float32) {
+			if name == "norm" {
+				norm = slices.Clone(data)
+			}
+		}
+		maps := make([]float32, batch*rows*cols*7)
+		if err := p.Forward(context.Background(), &block.Output{ClassMaps: maps}, x); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Forward(context.Background(), out, x); err != nil {
+			t.Fatal(err)
+		}
+		for i := range batch {
+			for class := range 7 {
+				var mean float64
+				for at := i * rows * cols; at < (i+1)*rows*cols; at++ {
+					want := float64(bias[class])
+					for k, v := range norm[at*dim : (at+1)*dim] {
+						want += float64(v) * float64(head[class*dim+k])
+					}
+					got := float64(maps[at*7+class])
+					if math.Abs(got-want) > 1e-5*max(1, math.Abs(want)) {
+						t.Fatalf("%d threads: class %d at token %d is %v, want %v", threads, class, at, got, want)
+					}
+					mean += got / (rows * cols)
+				}
+				if logit := float64(out.Logits[7*i+class]); math.Abs(mean-logit) > 1e-5*max(1, math.Abs(logit)) {
+					t.Errorf("%d threads: the map of class %d has the mean %v, the logit is %v", threads, class, mean, logit)
+				}
+			}
+		}
+	}
+}
+
 func TestForwardAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Log("not measured under the race detector, which allocates itself")
@@ -308,6 +355,7 @@ func TestWrongSizes(t *testing.T) {
 		"no output":     func() error { return p.Forward(context.Background(), nil, x) },
 		"Logits has":    func() error { return p.Forward(context.Background(), &block.Output{Logits: x[:3]}, x) },
 		"Pooled has":    func() error { return p.Forward(context.Background(), &block.Output{Pooled: x[:3]}, x) },
+		"ClassMaps has": func() error { return p.Forward(context.Background(), &block.Output{ClassMaps: x[:3]}, x) },
 		"Features has":  func() error { return p.Forward(context.Background(), &block.Output{Features: make([][]float32, 3)}, x) },
 		"no norm0": func() error {
 			return p.Forward(context.Background(), &block.Output{Features: [][]float32{x, nil, nil, nil}}, x)
@@ -316,6 +364,16 @@ func TestWrongSizes(t *testing.T) {
 		if err := f(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
 		}
+	}
+	vim := block.Vim{Dim: 16, Depth: 1, StateDim: 4, PatchSize: 8, NumClasses: 7, ImgSize: 64}
+	v, err := block.New(vim, block.Synthetic(vim, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := v.Plan(1, 64, 64); err != nil {
+		t.Error(err)
+	} else if err := p.Forward(context.Background(), &block.Output{ClassMaps: x}, x); err == nil || !strings.Contains(err.Error(), "class token") {
+		t.Errorf("class maps of a model with a class token: %v", err)
 	}
 	ape := c
 	ape.APE = true

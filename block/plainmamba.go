@@ -2,6 +2,7 @@ package block
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/mila-go/mila/kernels"
 )
@@ -15,9 +16,10 @@ import (
 //
 // All paths share δ, A, B, C and D, but for a vector that tells B the direction of
 // the path's step. As in the official code, path o brings the x of its tokens in
-// its order while δ, B and C stay in the order of rows. Checked against an
-// independent implementation in float64; no released weights were at hand, so names
-// and shapes follow the published code.
+// its order while δ, B and C stay in the order of rows, and the bias of δ's projection
+// counts twice, since both the projection and the scan add it. Checked against an
+// independent implementation in float64; no released weights were at hand, so names,
+// shapes and the order of operations follow the published code.
 type PlainMamba struct {
 	Dim        int // channels of a token
 	Depth      int
@@ -132,7 +134,11 @@ func (c PlainMamba) layer(l *loader, p string, local bool) plainLayer {
 	logs := l.vector(p+"A_log", e, n)
 	y.scan = scanParams{rank: rank, n: n, a: l.scanA(logs, e, n), d: l.vector(p+"D", e)}
 	y.scan.dt = l.linear(p+"dt_proj", e, rank, true, nil)
-	y.scan.dtBias, y.scan.dt.b = y.scan.dt.b, nil // the scan adds it
+	y.scan.dtBias = slices.Clone(y.scan.dt.b)
+	for i := range y.scan.dtBias {
+		y.scan.dtBias[i] *= 2
+	}
+	y.scan.dt.b = nil // it is added with δ
 	y.direction = l.vector(p+"direction_Bs", plainPaths+1, n)
 	y.out = l.linear(p+"out_proj", c.Dim, e, true, nil)
 	return y
@@ -258,46 +264,43 @@ func (m *plainNet) layer(b *planner, layer *plainLayer, x tokens, h, w int, rout
 		kernels.Activate(level, kernels.SiLU, rows, rows)
 	}}, b.project(proj, v, h, w, &layer.proj, kernels.Identity, nil))
 
-	// Each path's B, in the order of its steps.
-	bs := b.tokens(l, plainPaths*n)
+	// Each path's B and C, which come in the order of rows, at the tokens that it visits.
+	bc := b.tokens(l, plainPaths*2*n)
 	b.chain(false, h, w, op{run: func(t tile) {
-		from, to := p.rows(proj, t, w), p.rows(bs, t, w)
+		from, to := p.rows(proj, t, w), p.image(bc, t.image)
 		for i := range (t.r1 - t.r0) * w {
-			row := from[i*proj.ld+layer.scan.rank:]
+			row := from[i*proj.ld+layer.scan.rank:][:2*n]
 			for k := range route {
-				d := int(route[k].direction[t.r0*w+i])
+				step := t.r0*w + i
+				at := to[(int(route[k].order[step])*plainPaths+k)*2*n:][:2*n]
+				copy(at, row)
+				d := int(route[k].direction[step])
 				for j, v := range layer.direction[d*n : (d+1)*n] {
-					to[(i*plainPaths+k)*n+j] = row[j] + v
+					at[j] += v
 				}
 			}
 		}
 	}})
 	y := b.tokens(l, e)
 	b.count(l*e*layer.scan.rank + plainPaths*9*l*e*n)
-	b.need(3*l*scanChunk + n*scanChunk)
+	b.need(2*l*scanChunk + n*scanChunk)
 	b.step(b.batch*chunks, func(task, worker int) {
 		i, chunk := task/chunks, task%chunks
 		c0 := chunk * scanChunk
 		ch := min(scanChunk, e-c0)
 		scratch := p.work(worker)
-		delta, in, out, state := scratch[:l*ch], scratch[l*scanChunk:][:l*ch], scratch[2*l*scanChunk:][:l*ch], scratch[3*l*scanChunk:][:n*ch]
-		s, row, from, to := &layer.scan, p.image(proj, i), p.image(v, i)[c0:], p.image(y, i)[c0:]
-		kernels.Gemm(level, delta, ch, row, proj.ld, s.dt.w[c0*s.rank:], l, ch, s.rank, kernels.Epilogue{})
+		delta, own, state := scratch[:l*ch], scratch[l*scanChunk:][:l*ch], scratch[2*l*scanChunk:][:n*ch]
+		s := &layer.scan
+		kernels.Gemm(level, delta, ch, p.image(proj, i), proj.ld, s.dt.w[c0*s.rank:], l, ch, s.rank, kernels.Epilogue{Bias: s.dtBias[c0:]})
+		kernels.Softplus(level, delta, delta)
 		for k := range route {
-			for step, t := range route[k].order {
-				copy(in[step*ch:(step+1)*ch], from[int(t)*e:])
+			order, rows := route[k].order, p.image(bc, i)[k*2*n:]
+			for step, t := range order {
+				copy(own[int(t)*ch:(int(t)+1)*ch], delta[step*ch:])
 			}
 			clear(state)
-			kernels.Scan(level, out, state, in, delta, s.a[chunk], p.image(bs, i)[k*n:], row[s.rank+n:],
-				kernels.ScanShape{L: l, Ch: ch, N: n, LdB: bs.ld, LdC: proj.ld}, kernels.ScanOptions{DeltaBias: s.dtBias[c0:], Softplus: true, D: s.d[c0:]})
-			for step, t := range route[k].order {
-				sum, more := to[int(t)*e:int(t)*e+ch], out[step*ch:(step+1)*ch]
-				if k == 0 {
-					copy(sum, more)
-				} else {
-					kernels.Add(level, sum, sum, more)
-				}
-			}
+			kernels.Scan(level, p.image(y, i)[c0:], state, p.image(v, i)[c0:], own, s.a[chunk], rows, rows[n:],
+				kernels.ScanShape{L: l, Ch: ch, N: n, Order: order, LdY: e, LdU: e, LdDelta: ch, LdB: bc.ld, LdC: bc.ld}, kernels.ScanOptions{D: s.d[c0:], Add: k > 0})
 		}
 	})
 	b.chain(fused, h, w, op{run: func(t tile) { // y ⊙ SiLU(z)
@@ -308,7 +311,7 @@ func (m *plainNet) layer(b *planner, layer *plainLayer, x tokens, h, w int, rout
 			kernels.Mul(level, to[i*e:(i+1)*e], to[i*e:(i+1)*e], gate)
 		}
 	}}, b.project(x, y, h, w, &layer.out, kernels.Identity, &x))
-	b.release(xz.buffer, v.buffer, proj.buffer, bs.buffer, y.buffer)
+	b.release(xz.buffer, v.buffer, proj.buffer, bc.buffer, y.buffer)
 	if layer.local == nil {
 		return x
 	}

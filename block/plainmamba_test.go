@@ -67,7 +67,7 @@ func naivePlain(n naive, c PlainMamba, x []float64, h, w int) []float64 {
 		u = each(u, silu)
 		proj := n.linear(q+"x_proj", u, e)
 		width := rank + 2*states
-		delta := product(columns(proj, width, 0, rank), n.get(q+"dt_proj.weight"), nil, rank)
+		delta := n.linear(q+"dt_proj", columns(proj, width, 0, rank), rank) // with the bias that scan adds too
 		bs, cs := columns(proj, width, rank, rank+states), columns(proj, width, rank+states, width)
 		y := make([]float64, l*e)
 		for _, route := range paths(h, w) {

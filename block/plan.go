@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/mila-go/mila/internal/hugepage"
 	"github.com/mila-go/mila/kernels"
 )
 
@@ -15,6 +16,14 @@ type Output struct {
 	Logits   []float32   // (batch, NumClasses)
 	Pooled   []float32   // (batch, channels of the last stage): mean over tokens of the final norm
 	Features [][]float32 // one per stage, (batch, Dim(i), h_i, w_i): normed maps before each downsample
+
+	// ClassMaps is (batch, h, w, NumClasses), h and w being those of the last stage's
+	// tokens: the head applied to each token's final norm, W LN(x_t) + b. The head
+	// follows a mean over tokens and is linear, so the mean of a class's map is its
+	// logit: the map says how much each place of the image adds to it. These are the
+	// class activation maps of arXiv 1512.04150. A model that classifies by a class
+	// token has none.
+	ClassMaps []float32
 }
 
 // Tap receives intermediate results: the name that golden files and --taps use,
@@ -34,6 +43,7 @@ type Plan struct {
 	pool        *pool
 	batch, h, w int
 	outputs     []featureMap
+	pools       bool     // the head follows a mean over tokens
 	maps        [][2]int // rows and columns of each stage's tokens
 	steps       []step
 	arena       []float32
@@ -89,8 +99,8 @@ func newPlanner(level kernels.Level, pool *pool, batch, h, w int) *planner {
 // finish allocates the buffers.
 func (b *planner) finish() *Plan {
 	p := b.Plan
-	p.arena = make([]float32, b.arenaLen)
-	p.scratch = make([]float32, p.perWorker*b.threads)
+	p.arena = hugepage.Floats(b.arenaLen)
+	p.scratch = hugepage.Floats(p.perWorker * b.threads)
 	return p
 }
 
@@ -170,6 +180,18 @@ func (p *Plan) check(dst *Output, src []float32) error {
 		}
 		if want := p.batch * maps[len(maps)-1].channels; len(dst.Pooled) != want {
 			return fmt.Errorf("block: Pooled has %d values, needs %d", len(dst.Pooled), want)
+		}
+	}
+	if dst.ClassMaps != nil {
+		switch {
+		case !m.HasHead() || !m.HasPooled():
+			return errors.New("block: the checkpoint has no classification head and final norm (head.weight, norm.weight), so there are no class maps")
+		case !p.pools:
+			return fmt.Errorf("block: %v classifies by one class token and not by a mean over tokens, so it has no class maps", m.arch)
+		}
+		last := p.maps[len(p.maps)-1]
+		if want := p.batch * last[0] * last[1] * m.arch.Classes(); len(dst.ClassMaps) != want {
+			return fmt.Errorf("block: ClassMaps has %d values, needs %d", len(dst.ClassMaps), want)
 		}
 	}
 	if dst.Features != nil {

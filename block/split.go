@@ -34,7 +34,7 @@ func (c bands) of(task int) (image, r0, r1 int) {
 // bands cuts the rows of all images into bands small enough for the L2 cache, and
 // as many as balance the threads.
 func (b *planner) bands(h, w int) bands {
-	const most = 512 // tokens
+	const most = 196 // tokens: 14 or 33 register tiles, whose hidden activations fit too
 	threads := b.threads
 	n := ceilDiv(h, max(1, most/w))
 	if tasks := b.batch * n; tasks < 4*threads && tasks%threads != 0 {

@@ -175,7 +175,7 @@ func TestOpenCopiesNothing(t *testing.T) {
 	}
 	for path, limit := range map[string]uint64{
 		large: 1 << 16,
-		golden.Root(t) + "/models/nano/nano.safetensors":    2 << 20, // of 7.6 MB
+		golden.Root(t) + "/models/nano/nano.safetensors":    2 << 20, // of 9.7 MB
 		golden.Path(t, "golden", "ckpt_tiny_train_ema.pth"): 2 << 20, // 500 small tensors
 	} {
 		got := allocated(func() {

@@ -47,9 +47,9 @@ func FuzzRecurrence(f *testing.F) {
 			for i := range z {
 				z[i] = -z[i]
 			}
-			work := make([]float32, kernels.ChunkedLen(l, s.KeyDim, s.Dim))
+			work := make([]float32, kernels.ChunkedLen(s.KeyDim, s.Dim))
 			for _, chunked := range []bool{false, true} {
-				if chunked && (opt.KeyGate != nil && has(4) || opt.Beta != nil) {
+				if chunked && opt.KeyGate != nil && has(4) {
 					continue
 				}
 				o, state := src.alloc(s.L*d.LdO), clone(start)

@@ -2,6 +2,7 @@ package kernels_test
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,17 +14,24 @@ type sizes map[string]any
 
 func (s sizes) int(key string) int { v, _ := s[key].(float64); return int(v) }
 
-// goldenCases runs f for each case of a golden set at each level.
+// goldenCases runs f for each case of a golden set at each level. The complete set must
+// have all cases, a selection at least one.
 func goldenCases(t *testing.T, name, only string, f func(t *testing.T, l kernels.Level, s golden.Set, id string, c sizes)) {
 	set := golden.Open(t, name, true)
+	_, complete := golden.Shared(t, "golden", name+".safetensors")
 	var cases map[string]sizes
 	golden.JSON(t, name, &cases)
 	for _, l := range kernels.Levels() {
 		ran := 0
-		for id := range set.Cases() {
-			if c, ok := cases[id]; ok && strings.HasPrefix(id, only) {
+		for id, c := range cases {
+			there := slices.ContainsFunc(set.Names(), func(n string) bool { return strings.HasPrefix(n, id+".") })
+			switch {
+			case !strings.HasPrefix(id, only):
+			case there:
 				f(t, l, set, id, c)
 				ran++
+			case complete:
+				t.Errorf("%v: case %s of %s has no tensors", l, id, name)
 			}
 		}
 		if ran == 0 {

@@ -126,54 +126,52 @@ func Recurrent(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt Recu
 	}
 }
 
-// recurrenceChunk is how many tokens the chunked form takes at a time.
+// recurrenceChunk is how many tokens the chunked form takes at a time, a multiple of
+// every level's panels.
 const recurrenceChunk = 64
 
-// causalMask is 1 where a token of a chunk, the row, reads another, and 0 elsewhere;
-// noGate is the logarithm of a gate that is shut.
-var causalMask, noGate = func() (m [recurrenceChunk * recurrenceChunk]float32, shut [recurrenceChunk]float32) {
-	for i := range recurrenceChunk {
-		for j := range i + 1 {
-			m[i*recurrenceChunk+j] = 1
+// causalMask is 1 where a token of a chunk, the row, is read by another, and 0
+// elsewhere; ones is its first row.
+var causalMask, ones = func() (m [recurrenceChunk * recurrenceChunk]float32, row [recurrenceChunk]float32) {
+	for j := range recurrenceChunk {
+		row[j] = 1
+		for i := j; i < recurrenceChunk; i++ {
+			m[j*recurrenceChunk+i] = 1
 		}
-		shut[i] = float32(math.Inf(-1))
 	}
-	return m, shut
+	return m, row
 }()
 
 // ChunkedLen returns the length of the work space that [Chunked] needs for heads of
-// so many channels.
-func ChunkedLen(l Level, keyDim, dim int) int {
+// so many channels. It is the same at every level.
+func ChunkedLen(keyDim, dim int) int {
 	const t = recurrenceChunk
-	nr := PanelWidth(l)
-	up := func(n int) int { return (n + nr - 1) / nr * nr }
-	return t*(t+keyDim+16) + up(dim)*(t+keyDim) + up(t)*keyDim + t*max(t, keyDim) + t*keyDim + 3*t
+	return t*(2*keyDim+2*dim) + 2*t*max(t, keyDim) + 4*t + keyDim
 }
 
-// Chunked computes what [Recurrent] does, but for the delta rule (opt.Beta) and for
-// a normaliser beside gates of key channels, by matrix products over chunks of up to
-// 64 tokens:
+// Chunked computes what [Recurrent] does, but for a normaliser beside gates of key
+// channels, by matrix products over chunks of up to 64 tokens. With G the sum of the
+// chunk's gates so far,
 //
-//	o_i = Σ_{j≤i} exp(G_i - G_j) (q_i·k_j) v_j + exp(G_i) Sᵀ q_i,  G the sum of the chunk's gates so far
+//	o_i = Σ_{j≤i} exp(G_i - G_j) (q_i·k_j) w_j + exp(G_i) Sᵀ q_i
+//	w_i = v_i,  or with Beta  beta_i (v_i - Σ_{j<i} exp(G_i - G_j) (k_i·k_j) w_j - exp(G_i) Sᵀ k_i)
 //
-// Gates of heads are only added up, never subtracted, so gates however strong
-// neither overflow nor cancel. Where there are gates of key channels, queries are
-// multiplied by exp(G) and keys by exp(-G); chunks end before |G| passes 40, and where
-// that leaves few tokens, these go through Recurrent. With 64 channels it is the
-// faster form from some 20 tokens on, with gates from 10 (AVX-512). work has
-// ChunkedLen elements. Results differ from Recurrent's by rounding, and a NaN or an
-// infinity makes NaN of its value channel (in q or k: of all) in its whole chunk.
+// the latter being a triangular system, solved for all channels of the values at once.
+// Gates of heads are multiplied and never divided, so gates however strong neither
+// overflow nor cancel. Where there are gates of key channels, queries are multiplied
+// by exp(G) and keys by exp(-G); chunks end before |G| passes 40, and where that
+// leaves few tokens, these go through Recurrent. From how many tokens on it is the
+// faster form: bench/README.md. work has ChunkedLen elements. Results differ from
+// Recurrent's by rounding, and a NaN or an infinity makes NaN of its value channel (in
+// q or k: of all) in its whole chunk.
 func Chunked(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt RecurrenceOptions, work []float32) {
 	const op = "Chunked"
 	l = l.resolve(op)
 	checkRecurrence(op, o, state, q, k, v, &s, &opt)
-	switch {
-	case opt.Beta != nil:
-		fail(op, "the delta rule has no chunked form; use Recurrent")
-	case opt.KeyGate != nil && opt.Sum != nil:
+	if opt.KeyGate != nil && opt.Sum != nil {
 		fail(op, "gates of key channels beside a normaliser have no chunked form; use Recurrent")
 	}
-	checkLen(op, "work", work, ChunkedLen(l, s.KeyDim, s.Dim))
+	checkLen(op, "work", work, ChunkedLen(s.KeyDim, s.Dim))
 	if s.KeyDim == 0 || s.Dim == 0 {
 		return
 	}
@@ -195,176 +193,242 @@ func Chunked(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt Recurr
 const fewTokens = 8
 
 // chunk advances head h by up to n tokens from t0 on and returns by how many.
+//
+// Rows of the arguments often lie a power of two apart, where they share few sets of
+// the L1 cache: each is touched once, and copied or turned. Products with a turned
+// operand are sums of outer products, for which neither values nor state are packed.
 func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *RecurrenceOptions, work []float32, t0, n, h int) int {
 	const most = recurrenceChunk
 	kd, d, nr := s.KeyDim, s.Dim, l.panel()
-	up := func(n int) int { return (n + nr - 1) / nr * nr }
 	take := func(n int) (part []float32) {
 		part, work = work[:n:n], work[n:]
 		return part
 	}
-	x, right, keys, decay, scaled := take(most*(most+kd+16)), take(up(d)*(most+kd)), take(up(most)*kd), take(most*max(most, kd)), take(most*kd)
-	out, in, inverse := take(most), take(most), take(most)
-	ldx := most + kd + 16
+	keys, values, results, turned := take(most*kd), take(most*d), take(most*d), take(most*kd)
+	products := take(most * max(most, kd)) // of keys, the rows, and queries; and, before, rows to turn
+	decay := take(most * max(most, kd))    // exp(G_i - G_j), laid out as products, or of key channels exp(G)
+	factors, out, in, ends, total := take(most), take(most), take(most), take(most), take(kd)
 	S := state[h*kd*d : (h+1)*kd*d]
 	qc, kc := q[t0*s.LdQ+s.Key(h):], k[t0*s.LdK+s.Key(h):]
 	vc, oc := v[t0*s.LdV+h*d:], o[t0*s.LdO+h*d:]
-	if opt.KeyGate != nil {
+	keyed, gated := opt.KeyGate != nil, opt.HeadGate != nil && opt.KeyGate == nil
+	if keyed {
 		reach := keyGates(l, decay, s, opt, t0, n, h)
 		if n = min(n, max(reach, fewTokens)); reach < n {
-			piece, gates := *s, *opt
+			piece, options := *s, *opt
 			piece.L, piece.Head0, piece.Head1 = n, h, h+1
-			gates.KeyGate = opt.KeyGate[t0*s.Heads*kd:]
+			options.KeyGate = opt.KeyGate[t0*s.Heads*kd:]
 			if opt.HeadGate != nil {
-				gates.HeadGate = opt.HeadGate[t0*s.Heads:]
+				options.HeadGate = opt.HeadGate[t0*s.Heads:]
 			}
-			Recurrent(l, o[t0*s.LdO:], state, q[t0*s.LdQ:], k[t0*s.LdK:], v[t0*s.LdV:], piece, gates)
+			if opt.Beta != nil {
+				options.Beta = opt.Beta[t0*s.Heads:]
+			}
+			Recurrent(l, o[t0*s.LdO:], state, q[t0*s.LdQ:], k[t0*s.LdK:], v[t0*s.LdV:], piece, options)
 			return n
 		}
 	}
 
-	// The left matrix is [q kᵀ, masked and decayed | q decayed], the right one v
-	// above S. Rows of the arguments often lie a power of two apart, where they
-	// share few sets of the L1 cache: each is read once.
 	for i := range n {
-		out[i] = s.Scale
-		copy(scaled[i*kd:(i+1)*kd], kc[i*s.LdK:])
-	}
-	scaleRows(l, x[n:], ldx, qc, s.LdQ, n, kd, out)
-	if opt.KeyGate != nil {
-		rise := keys[:n*kd] // free until keys are packed
-		for i, g := range decay[:n*kd] {
-			rise[i] = -g
-		}
-		Exp(l, rise, rise)
-		Mul(l, scaled[:n*kd], scaled[:n*kd], rise)
-		Exp(l, decay[:n*kd], decay[:n*kd])
-		for i := range n {
-			Mul(l, x[i*ldx+n:i*ldx+n+kd], x[i*ldx+n:i*ldx+n+kd], decay[i*kd:(i+1)*kd])
-		}
-	}
-	for j := 0; j < n; j += nr {
-		panel, rows := keys[j*kd:(j+nr)*kd], min(nr, n-j)
-		if rows < nr {
-			clear(panel)
-		}
-		transpose(l, panel, nr, scaled[j*kd:], kd, rows, kd)
-	}
-	mask := causalMask[:]
-	for i := range n {
-		out[i] = 1
-	}
-	if opt.HeadGate != nil && opt.KeyGate == nil {
-		// Sums of the gates after j up to i: added up, since differences of long
-		// sums would cancel.
-		mask = decay
-		g := float32(0)
-		for i := range n {
-			gate := opt.HeadGate[(t0+i)*s.Heads+h]
-			g += gate
-			out[i] = g
-			row := mask[i*most : (i+1)*most]
-			if i > 0 {
-				for j, sum := range mask[(i-1)*most : (i-1)*most+i] {
-					row[j] = sum + gate
-				}
-			}
-			row[i] = 0
-			copy(row[i+1:], noGate[i+1:])
-		}
-		Exp(l, mask[:n*most], mask[:n*most])
-		Exp(l, out[:n], out[:n])
-		copy(in, mask[(n-1)*most:(n-1)*most+n])
-	}
-	products := mask
-	if opt.Sum != nil { // keys do not decay in the normaliser
-		products = causalMask[:]
-	}
-	for j := 0; j < n; j += nr { // rows above a panel's first token are masked
-		cols := min(nr, n-j)
-		for i := range j {
-			clear(x[i*ldx+j : i*ldx+j+cols])
-		}
-		Gemm(l, x[j*ldx+j:], ldx, x[j*ldx+n:], ldx, keys[j*kd:], n-j, cols, kd, Epilogue{Mul: products[j*most+j:], LdMul: most})
+		copy(keys[i*kd:(i+1)*kd], kc[i*s.LdK:])
 	}
 	if opt.Sum != nil {
 		z := opt.Sum[h*kd : (h+1)*kd]
+		copy(total, z)
+		outerSum(l, z, kd, ones[:], 1, keys, kd, n, 1, kd)
+	}
+	mask := causalMask[:]
+	switch {
+	case gated:
+		mask = decay
 		for i := range n {
-			den := float32(0)
-			for a, v := range x[i*ldx+n : i*ldx+n+kd] {
-				den += v * z[a]
-			}
-			den += opt.Eps
-			for _, v := range x[i*ldx : i*ldx+i+1] {
-				den += v
-			}
-			inverse[i] = 1 / den
-			if opt.HeadGate != nil {
-				Mul(l, x[i*ldx:i*ldx+i+1], x[i*ldx:i*ldx+i+1], mask[i*most:i*most+i+1])
-			}
+			factors[i] = opt.HeadGate[(t0+i)*s.Heads+h]
 		}
+		Exp(l, factors[:n], factors[:n])
+		headDecays(l, mask, out, in, factors[:n], nr)
+	case keyed:
+		rise := turned[:n*kd]
 		for i := range n {
-			for a, v := range scaled[i*kd : (i+1)*kd] {
-				z[a] += v
+			factors[i] = -1
+		}
+		scaleRows(l, rise, kd, decay, kd, n, kd, factors)
+		Exp(l, rise, rise)
+		Mul(l, keys[:n*kd], keys[:n*kd], rise)
+		Exp(l, decay[:n*kd], decay[:n*kd])
+	}
+
+	// turn fills turned with panels of (f x)ᵀ, x decayed by the gates of key channels.
+	turn := func(x []float32, ldx int, f []float32) {
+		rows := products[:n*kd]
+		scaleRows(l, rows, kd, x, ldx, n, kd, f)
+		if keyed {
+			Mul(l, rows, rows, decay[:n*kd])
+		}
+		for i := 0; i < n; i += nr {
+			transpose(l, turned[i*kd:], nr, rows[i*kd:], kd, min(nr, n-i), kd)
+		}
+	}
+	// read adds to y what x, times f, reads from the state before the chunk, and then
+	// fills products with (f x)·keys.
+	read := func(y, x []float32, ldx int, f, mask []float32) {
+		if gated {
+			Mul(l, ends[:n], f, out[:n])
+			turn(x, ldx, ends)
+		} else {
+			turn(x, ldx, f)
+		}
+		for i := 0; i < n; i += nr {
+			outerSum(l, y[i*d:], d, turned[i*kd:], nr, S, d, kd, min(nr, n-i), d)
+		}
+		if gated {
+			turn(x, ldx, f)
+		}
+		for i := 0; i < n; i += nr { // keys behind a panel are masked
+			cols := min(nr, n-i)
+			Gemm(l, products[i:], most, keys, kd, turned[i*kd:], i+cols, cols, kd, Epilogue{Mul: mask[i:], LdMul: most})
+		}
+	}
+
+	if opt.Beta == nil {
+		for i := range n {
+			copy(values[i*d:(i+1)*d], vc[i*s.LdV:])
+		}
+	} else { // w in place of v
+		for i := range n {
+			factors[i] = opt.Beta[(t0+i)*s.Heads+h]
+		}
+		scaleRows(l, values, d, vc, s.LdV, n, d, factors)
+		for i := range n {
+			factors[i] = -factors[i]
+		}
+		read(values, kc, s.LdK, factors[:n], mask)
+		solve(l, values, d, products, n)
+	}
+
+	clear(results[:n*d])
+	for i := range n {
+		factors[i] = s.Scale
+	}
+	if opt.Sum != nil {
+		mask = causalMask[:] // keys do not decay in the normaliser
+	}
+	read(results, qc, s.LdQ, factors[:n], mask)
+	if opt.Sum != nil {
+		for i := range n {
+			ends[i] = opt.Eps
+		}
+		for i := 0; i < n; i += nr {
+			cols := min(nr, n-i)
+			outerSum(l, ends[i:], cols, total, 1, turned[i*kd:], nr, kd, 1, cols)
+			outerSum(l, ends[i:], cols, ones[:], 1, products[i:], most, i+cols, 1, cols)
+		}
+		for i, v := range ends[:n] {
+			ends[i] = 1 / v
+		}
+		if gated {
+			for j := range n {
+				Mul(l, products[j*most+j:j*most+n], products[j*most+j:j*most+n], decay[j*most+j:j*most+n])
 			}
 		}
 	}
-	total := out[n-1]
-	if opt.HeadGate != nil && opt.KeyGate == nil {
-		scaleRows(l, x[n:], ldx, x[n:], ldx, n, kd, out)
+	for i := 0; i < n; i += nr {
+		cols := min(nr, n-i)
+		outerSum(l, results[i*d:], d, products[i:], most, values, d, i+cols, cols, d)
 	}
-	for b := 0; b < d; b += nr {
-		cols, panel := min(nr, d-b), right[b*(n+kd):(b+nr)*(n+kd)]
-		for t := range n {
-			row := panel[t*nr : (t+1)*nr]
-			clear(row[copy(row, vc[t*s.LdV+b:t*s.LdV+b+cols]):])
+	if opt.Sum != nil {
+		scaleRows(l, results, d, results, d, n, d, ends)
+	}
+	for i := range n {
+		copy(oc[i*s.LdO:i*s.LdO+d], results[i*d:])
+	}
+
+	if gated {
+		for a := range total {
+			total[a] = out[n-1]
 		}
-		for a := range kd {
-			row := panel[(n+a)*nr : (n+a+1)*nr]
-			clear(row[copy(row, S[a*d+b:a*d+b+cols]):])
-		}
+		scaleRows(l, S, d, S, d, kd, d, total)
+		scaleRows(l, keys, kd, keys, kd, n, kd, in)
 	}
-	if opt.HeadGate != nil && opt.KeyGate == nil {
-		for a := range kd {
-			decay[a] = total
-		}
-		scaleRows(l, S, d, S, d, kd, d, decay)
-		scaleRows(l, scaled, kd, scaled, kd, n, kd, in)
-	}
-	for b := 0; b < d; b += nr {
-		outerSum(l, S[b:], d, scaled, kd, right[b*(n+kd):], nr, n, kd, min(nr, d-b))
-	}
-	if opt.KeyGate != nil {
+	outerSum(l, S, d, keys, kd, values, d, n, kd, d)
+	if keyed {
 		scaleRows(l, S, d, S, d, kd, d, decay[(n-1)*kd:])
 	}
-	Gemm(l, oc, s.LdO, x, ldx, right, n, d, n+kd, Epilogue{})
-	if opt.Sum != nil {
-		scaleRows(l, oc, s.LdO, oc, s.LdO, n, d, inverse)
-	}
 	return n
+}
+
+// headDecays fills decay with the products of the gates behind token j, the row, up to
+// token i; out with those from the first up to each, and in with those behind each. What
+// a panel of nr columns reads on the left of the diagonal is 0.
+func headDecays(l Level, decay, out, in, gates []float32, nr int) {
+	const most, block = recurrenceChunk, 8
+	n := len(gates)
+	for j0 := (n - 1) / block * block; j0 >= 0; j0 -= block {
+		j1 := min(n, j0+block)
+		for j := j0; j < j1; j++ {
+			row := decay[j*most : j*most+n]
+			clear(row[j/nr*nr : j])
+			product := float32(1)
+			for i := j; i < j1; i++ {
+				if i > j {
+					product *= gates[i]
+				}
+				row[i] = product
+			}
+			in[j] = product * gates[min(j1, n-1)] // up to the next block's first
+		}
+		if j1 < n { // times the decays behind that
+			scaleRows(l, decay[j0*most+j1:], most, decay[j1*most+j1:], 0, j1-j0, n-j1, in[j0:])
+		}
+		for j := j0; j < j1; j++ {
+			in[j] = decay[j*most+n-1]
+		}
+	}
+	scaleRows(l, out, n, decay, 0, 1, n, gates)
+}
+
+// solve adds to each row i of w, of d channels, Σ_{j<i} a[j, i] w_j, from the first row
+// to the last.
+func solve(l Level, w []float32, d int, a []float32, n int) {
+	const most, block = recurrenceChunk, 16
+	for i0 := 0; i0 < n; i0 += block {
+		i1 := min(n, i0+block)
+		for i := i0 + 1; i < i1; i++ {
+			outerSum(l, w[i*d:], d, a[i0*most+i:], most, w[i0*d:], d, i-i0, 1, d)
+		}
+		if i1 < n {
+			outerSum(l, w[i1*d:], d, a[i0*most+i1:], most, w[i0*d:], d, i1-i0, n-i1, d)
+		}
+	}
 }
 
 // keyGates fills g, n rows of KeyDim, with the sums of the gates from t0 on, and
 // returns how many tokens pass before one is beyond what exp can take both ways.
 func keyGates(l Level, g []float32, s *RecurrenceShape, opt *RecurrenceOptions, t0, n, h int) int {
-	const limit = 40
+	const sign = 1 << 31
+	limit := int32(math.Float32bits(40))
 	kd := s.KeyDim
 	for i := range n {
-		row := g[i*kd : (i+1)*kd]
-		copy(row, opt.KeyGate[((t0+i)*s.Heads+h)*kd:])
+		row, gates := g[i*kd:(i+1)*kd], opt.KeyGate[((t0+i)*s.Heads+h)*kd:][:kd]
+		if i > 0 {
+			Add(l, row, gates, g[(i-1)*kd:i*kd])
+		} else {
+			copy(row, gates)
+		}
 		if opt.HeadGate != nil {
 			gate := opt.HeadGate[(t0+i)*s.Heads+h]
 			for a := range row {
 				row[a] += gate
 			}
 		}
-		if i > 0 {
-			Add(l, row, row, g[(i-1)*kd:i*kd])
-		}
+	}
+	for i := range n { // apart from the sums, so that these wait for memory together
+		row := g[i*kd : (i+1)*kd]
+		beyond := int32(0) // negative once an absolute value is, as bits, with NaN
 		for _, v := range row {
-			if !(v >= -limit && v <= limit) { // NaN too
-				return i
-			}
+			beyond |= limit - int32(math.Float32bits(v)&^sign)
+		}
+		if beyond < 0 {
+			return i
 		}
 	}
 	return n

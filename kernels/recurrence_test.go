@@ -11,16 +11,16 @@ import (
 	"github.com/mila-go/mila/kernels/ref"
 )
 
-// forms are the ways to compute a recurrence that has no delta rule and no gates of
+// forms are the ways to compute a recurrence that has not both a normaliser and gates of
 // key channels.
 var forms = map[string]func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions){
 	"recurrent": kernels.Recurrent,
 	"chunked": func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions) {
-		if opt.Beta != nil || opt.KeyGate != nil && opt.Sum != nil {
+		if opt.KeyGate != nil && opt.Sum != nil {
 			kernels.Recurrent(l, o, state, q, k, v, s, opt)
 			return
 		}
-		kernels.Chunked(l, o, state, q, k, v, s, opt, make([]float32, kernels.ChunkedLen(l, s.KeyDim, s.Dim)))
+		kernels.Chunked(l, o, state, q, k, v, s, opt, make([]float32, kernels.ChunkedLen(s.KeyDim, s.Dim)))
 	},
 }
 
@@ -78,67 +78,50 @@ func TestGoldenRecurrences(t *testing.T) {
 // TestGoldenSix runs the paper's unified recurrence with its switches as a selective
 // scan whose B and C are keys and queries.
 func TestGoldenSix(t *testing.T) {
-	s := golden.Open(t, "linattn", true)
-	v := s.F32("six.v")
-	if v == nil {
-		t.Log("not compared: the selection has no unified recurrence")
-		return
-	}
-	const steps, heads, kd, e = 24, 2, 8, 24
-	a := make([]float32, e*kd) // (channels, states)
-	for n := range kd {
-		for c := range e {
-			a[c*kd+n] = s.F32("six.A")[n*e+c]
-		}
-	}
-	ones := make([]float32, steps*e)
-	for i := range ones {
-		ones[i] = 1
-	}
-	compared := 0
-	for _, name := range s.Names() {
-		tag, found := strings.CutSuffix(name, ".y")
-		tag, six := strings.CutPrefix(tag, "six.")
-		if !found || !six {
-			continue
-		}
-		compared++
-		has := func(letter string) bool { return strings.Contains(tag, letter+"1") }
+	goldenCases(t, "linattn", "six.", func(t *testing.T, l kernels.Level, s golden.Set, id string, c sizes) {
+		steps, heads, kd := c.int("L"), c.int("H"), c.int("d")
+		ch := heads * c.int("e")
 		q, k, groups := s.F32("six.q"), s.F32("six.k"), heads
-		if has("h") {
+		if c.int("single_head") != 0 {
 			q, k, groups = s.F32("six.q1"), s.F32("six.k1"), 1
 		}
-		for _, l := range kernels.Levels() {
-			decay := a
-			if !has("f") {
-				decay = make([]float32, len(a)) // exp(0) = 1
-			}
-			packed := kernels.NewScanA(decay, e, kd, groups)
-			shape := kernels.ScanShape{L: steps, Ch: e, N: kd, Groups: groups}
-			y, state := make([]float32, steps*e), make([]float32, kd*e)
-			kernels.Scan(l, y, state, v, s.F32("six.delta"), packed, k, q, shape, kernels.ScanOptions{NoInputGate: !has("i")})
-			if !has("n") {
-				// The sum of keys, gated for each value channel or not at all.
-				sums, z := make([]float32, steps*e), make([]float32, kd*e)
-				if !strings.HasSuffix(tag, "_zg") {
-					packed = kernels.NewScanA(make([]float32, len(a)), e, kd, groups)
-				}
-				kernels.Scan(l, sums, z, ones, s.F32("six.delta"), packed, k, q, shape, kernels.ScanOptions{NoInputGate: true})
-				for i := range y {
-					y[i] /= sums[i]
-				}
-			}
-			if has("s") {
-				for i, x := range s.F32("six.x") {
-					y[i] += s.F32("six.D")[i%e] * x
-				}
-			}
-			golden.Near(t, fmt.Sprint(l, " ", name), y, s.F32(name), 1e-5)
+		open := make([]float32, ch*kd) // exp(0) = 1
+		decay := open
+		if c.int("forget_gate") != 0 {
+			decay = transposed(s.F32("six.A"), kd, ch)
 		}
-	}
-	if compared < 30 {
-		t.Errorf("%d of the switches' combinations compared", compared)
-	}
+		shape := kernels.ScanShape{L: steps, Ch: ch, N: kd, Groups: groups}
+		y, state := make([]float32, steps*ch), make([]float32, kd*ch)
+		kernels.Scan(l, y, state, s.F32("six.v"), s.F32("six.delta"), kernels.NewScanA(decay, ch, kd, groups), k, q, shape, kernels.ScanOptions{NoInputGate: c.int("input_gate") == 0})
+		if c.int("no_norm") == 0 {
+			// The sum of keys, gated for each value channel or not at all.
+			sums, z, ones := make([]float32, steps*ch), make([]float32, kd*ch), make([]float32, steps*ch)
+			for i := range ones {
+				ones[i] = 1
+			}
+			if c.int("gated_z") == 0 {
+				decay = open
+			}
+			kernels.Scan(l, sums, z, ones, s.F32("six.delta"), kernels.NewScanA(decay, ch, kd, groups), k, q, shape, kernels.ScanOptions{NoInputGate: true})
+			for i := range y {
+				y[i] /= sums[i]
+			}
+		}
+		if c.int("shortcut") != 0 {
+			for i, x := range s.F32("six.x") {
+				y[i] += s.F32("six.D")[i%ch] * x
+			}
+		}
+		golden.Near(t, fmt.Sprint(l, " ", id, ".y"), y, s.F32(id+".y"), 1e-5)
+		// (d, H, e), the file's are (H, d, e).
+		var final []float32
+		for h := range heads {
+			for n := range kd {
+				final = append(final, state[n*ch+h*ch/heads:n*ch+(h+1)*ch/heads]...)
+			}
+		}
+		golden.Near(t, fmt.Sprint(l, " ", id, ".S"), final, s.F32(id+".S"), 1e-5)
+	})
 }
 
 func TestGoldenSSD(t *testing.T) {
@@ -161,7 +144,7 @@ func TestGoldenSSD(t *testing.T) {
 				}
 				shape := kernels.RecurrenceShape{L: piece[1] - piece[0], Heads: heads, KeyDim: n, Dim: d, Groups: groups}
 				o := kernels.SSDOptions{DeltaBias: s.F32(id + ".dt_bias"), Softplus: c.int("dt_softplus") != 0, D: s.F32(id + ".D"), Z: at(s.F32(id + ".z"))}
-				kernels.SSD(l, at(y), part(state, i, b), at(x), at(dt), s.F32(id+".A"), at(s.F32(id+".B")), at(s.F32(id+".C")), shape, o, make([]float32, kernels.SSDLen(l, shape)))
+				kernels.SSD(l, at(y), part(state, i, b), at(x), at(dt), s.F32(id+".A"), at(s.F32(id+".B")), at(s.F32(id+".C")), shape, o, make([]float32, kernels.SSDLen(shape)))
 			}
 		}
 		golden.Near(t, fmt.Sprint(l, " ", id, ".y"), y, s.F32(id+".y"), 2e-5)
@@ -257,4 +240,126 @@ func TestRecurrenceSpecialValues(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestRecurrenceGates runs gates above 0, in whose steps the state grows, and asserts
+// what becomes of a NaN among gates.
+func TestRecurrenceGates(t *testing.T) {
+	eachLevel(t, func(e *testEnv) {
+		s := kernels.RecurrenceShape{L: 90, Heads: 2, KeyDim: 9, Dim: 11}
+		q, k, v := e.random(s.L*s.Heads*s.KeyDim), e.random(s.L*s.Heads*s.KeyDim), e.random(s.L*s.Heads*s.Dim)
+		head, key := e.random(s.L*s.Heads), e.random(s.L*s.Heads*s.KeyDim)
+		for name, form := range forms {
+			for kind, opt := range map[string]kernels.RecurrenceOptions{"heads": {HeadGate: head}, "keys": {KeyGate: key}, "both": {HeadGate: head, KeyGate: key}} {
+				for _, more := range []float32{0.3, 5, 100} {
+					gates := opt
+					for _, x := range []*[]float32{&gates.HeadGate, &gates.KeyGate} {
+						if *x != nil {
+							*x = copyOf(*x)
+							for i := range *x { // mostly above 0
+								(*x)[i] = (*x)[i]*0.1 + more/float32(s.L)
+							}
+							(*x)[len(*x)/2] = more
+						}
+					}
+					o, state := make([]float32, s.L*s.Heads*s.Dim), make([]float32, s.Heads*s.KeyDim*s.Dim)
+					want, wstate := copyOf(o), copyOf(state)
+					form(e.level, o, state, q, k, v, s, gates)
+					ref.Recurrence(want, wstate, q, k, v, s, gates)
+					what := fmt.Sprintf("%s, gates of %s up to %v", name, kind, more)
+					if more == 100 { // beyond float32 in the end, of the definition's sums too
+						for i, x := range wstate {
+							if g := float64(state[i]); math.Abs(float64(x)) > 1e38 && !(math.Abs(g) > 1e37 || math.IsNaN(g)) {
+								e.t.Fatalf("%v %s: state %d is %v, want %v", e.level, what, i, g, x)
+							}
+						}
+						continue
+					}
+					e.near(what+" o", o, want, 5e-5)
+					e.near(what+" state", state, wstate, 5e-5)
+				}
+				bad := opt // a NaN in head 1 at token 40
+				for x, at := range map[*[]float32]int{&bad.HeadGate: 40*s.Heads + 1, &bad.KeyGate: (40*s.Heads + 1) * s.KeyDim} {
+					if *x != nil {
+						*x = copyOf(*x)
+						(*x)[at] = float32(math.NaN())
+					}
+				}
+				o, state := make([]float32, s.L*s.Heads*s.Dim), make([]float32, s.Heads*s.KeyDim*s.Dim)
+				form(e.level, o, state, q, k, v, s, bad)
+				for i, x := range o {
+					if nan := math.IsNaN(float64(x)); i/s.Dim%2 == 0 && nan || i/s.Dim%2 == 1 && i/s.Dim/2 >= 40 && !nan {
+						e.t.Fatalf("%v %s: gates of %s with a NaN: o of token %d, head %d is %v", e.level, name, kind, i/s.Dim/2, i/s.Dim%2, x)
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestRecurrenceShapesAreChecked calls the operations with wrong shapes; each must
+// panic with a message that names the operation and the argument, before it writes.
+func TestRecurrenceShapesAreChecked(t *testing.T) {
+	x := make([]float32, 64)
+	work := make([]float32, kernels.ChunkedLen(4, 4)+4)
+	run := func(op func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions), state []float32, f func(s *kernels.RecurrenceShape, opt *kernels.RecurrenceOptions)) func() {
+		return func() {
+			s, opt := kernels.RecurrenceShape{L: 2, Heads: 2, KeyDim: 4, Dim: 4}, kernels.RecurrenceOptions{}
+			f(&s, &opt)
+			op(kernels.Auto, x, state, x, x, x, s, opt)
+		}
+	}
+	chunked := func(work []float32) func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions) {
+		return func(l kernels.Level, o, state, q, k, v []float32, s kernels.RecurrenceShape, opt kernels.RecurrenceOptions) {
+			kernels.Chunked(l, o, state, q, k, v, s, opt, work)
+		}
+	}
+	type shape = kernels.RecurrenceShape
+	type options = kernels.RecurrenceOptions
+	ssd := func(state []float32, f func(s *shape, o *kernels.SSDOptions)) func() {
+		return func() {
+			s, o := shape{L: 2, Heads: 2, KeyDim: 4, Dim: 4}, kernels.SSDOptions{}
+			f(&s, &o)
+			kernels.SSD(kernels.Auto, x, state, x, x, x, x, x, s, o, work)
+		}
+	}
+	for name, f := range map[string]func(){
+		"Recurrent: state has 31":   run(kernels.Recurrent, x[:31], func(*shape, *options) {}),
+		"Chunked: state has 31":     run(chunked(work), x[:31], func(*shape, *options) {}),
+		"Chunked: work":             run(chunked(work[:9]), x, func(*shape, *options) {}),
+		"Chunked: gates of key":     run(chunked(work), x, func(s *shape, o *options) { o.KeyGate, o.Sum = x, x }),
+		"Recurrent: heads of 257":   run(kernels.Recurrent, x, func(s *shape, _ *options) { s.KeyDim = 257 }),
+		"Recurrent: 2 heads do":     run(kernels.Recurrent, x, func(s *shape, _ *options) { s.Groups = 3 }),
+		"Recurrent: heads [0, 3)":   run(kernels.Recurrent, x, func(s *shape, _ *options) { s.Head1 = 3 }),
+		"Recurrent: negative":       run(kernels.Recurrent, x, func(s *shape, _ *options) { s.L = -1 }),
+		"Recurrent: q has":          run(kernels.Recurrent, x, func(s *shape, _ *options) { s.L = 9 }),
+		"Recurrent: HeadGate has 3": run(kernels.Recurrent, x, func(_ *shape, o *options) { o.HeadGate = x[:3] }),
+		"Recurrent: KeyGate has 15": run(kernels.Recurrent, x, func(_ *shape, o *options) { o.KeyGate = x[:15] }),
+		"Recurrent: Beta has 3":     run(kernels.Recurrent, x, func(_ *shape, o *options) { o.Beta = x[:3] }),
+		"Recurrent: Sum has 7":      run(kernels.Recurrent, x, func(_ *shape, o *options) { o.Sum = x[:7] }),
+		"Recurrent: rows of v":      run(kernels.Recurrent, x, func(s *shape, _ *options) { s.LdV = 7 }),
+		"SSD: Z has 15":             ssd(x, func(_ *shape, o *kernels.SSDOptions) { o.Z = x[:15] }),
+		"SSD: DeltaBias has 1":      ssd(x, func(_ *shape, o *kernels.SSDOptions) { o.DeltaBias = x[:1] }),
+		"SSD: state has 31":         ssd(x[:31], func(*shape, *kernels.SSDOptions) {}),
+		"SSD: work": func() {
+			kernels.SSD(kernels.Auto, x, x, x, x, x, x, x, shape{L: 2, Heads: 2, KeyDim: 4, Dim: 4}, kernels.SSDOptions{}, work[:9])
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if msg, _ := recover().(string); !strings.Contains(msg, name) {
+					t.Errorf("panic %q, want one that contains %q", msg, name)
+				}
+				for i, v := range x {
+					if v != 0 {
+						t.Fatalf("element %d was written before the check", i)
+					}
+				}
+			}()
+			f()
+		})
+	}
+	// L = 0 does nothing.
+	kernels.SSD(kernels.Auto, nil, x, nil, nil, x, nil, nil, shape{Heads: 2, KeyDim: 4, Dim: 4}, kernels.SSDOptions{}, work)
+	kernels.Chunked(kernels.Auto, nil, x, nil, nil, nil, shape{Heads: 2, KeyDim: 4, Dim: 4}, options{}, work)
 }

@@ -9,8 +9,8 @@ type SSDOptions struct {
 }
 
 // SSDLen returns the length of the work space that [SSD] needs.
-func SSDLen(l Level, s RecurrenceShape) int {
-	return ChunkedLen(l, s.KeyDim, s.Dim) + s.L*s.Heads
+func SSDLen(s RecurrenceShape) int {
+	return ChunkedLen(s.KeyDim, s.Dim) + s.L*s.Heads
 }
 
 // SSD runs the state-space recurrence of Mamba-2 (arXiv 2405.21060, equation 16):
@@ -28,15 +28,16 @@ func SSDLen(l Level, s RecurrenceShape) int {
 func SSD(l Level, y, state, x, delta, a, b, c []float32, s RecurrenceShape, o SSDOptions, work []float32) {
 	const op = "SSD"
 	l = l.resolve(op)
+	s.LdV, s.LdO, s.Scale, s.Head0, s.Head1 = 0, 0, 0, 0, 0
+	checkRecurrence(op, y, state, c, b, x, &s, &RecurrenceOptions{})
 	n := s.L * s.Heads
-	checkDims(op, s.L, s.Heads, s.Dim)
 	for _, m := range []struct {
 		name string
 		x    []float32
 		n    int
 		some bool
-	}{{"y", y, n * s.Dim, true}, {"x", x, n * s.Dim, true}, {"delta", delta, n, true}, {"a", a, s.Heads, true}, {"DeltaBias", o.DeltaBias, s.Heads, o.DeltaBias != nil},
-		{"D", o.D, s.Heads, o.D != nil}, {"Z", o.Z, n * s.Dim, o.Z != nil}, {"work", work, SSDLen(l, s), true}} {
+	}{{"delta", delta, n, true}, {"a", a, s.Heads, true}, {"DeltaBias", o.DeltaBias, s.Heads, o.DeltaBias != nil},
+		{"D", o.D, s.Heads, o.D != nil}, {"Z", o.Z, n * s.Dim, o.Z != nil}, {"work", work, SSDLen(s), true}} {
 		if m.some {
 			checkLen(op, m.name, m.x, m.n)
 		}
@@ -57,7 +58,6 @@ func SSD(l Level, y, state, x, delta, a, b, c []float32, s RecurrenceShape, o SS
 	for i := range gates {
 		gates[i] *= a[i%s.Heads]
 	}
-	s.LdV, s.LdO, s.Scale, s.Head0, s.Head1 = 0, 0, 0, 0, 0
 	Chunked(l, y, state, c, b, y, s, RecurrenceOptions{HeadGate: gates}, rest)
 	for i := range n {
 		row := y[i*s.Dim : (i+1)*s.Dim]

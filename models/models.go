@@ -1,7 +1,6 @@
 package models
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,49 +145,4 @@ func checkTypes(f *checkpoint.File) error {
 		}
 	}
 	return nil
-}
-
-// Classifier turns images into class probabilities.
-type Classifier struct {
-	*Loaded
-	plan   *block.Plan
-	input  []float32
-	logits []float32
-}
-
-// NewClassifier prepares the classification of single images. One Classifier
-// serves one goroutine; several of one model can run at the same time.
-func (l *Loaded) NewClassifier() (*Classifier, error) {
-	if !l.HasHead() {
-		return nil, errors.New("models: this checkpoint has no classification head; use it for features (mila run --features)")
-	}
-	p := l.Preprocess
-	if err := p.Validate(); err != nil {
-		return nil, err
-	}
-	chans, _ := l.Architecture().Image()
-	if p.Channels() != chans {
-		return nil, fmt.Errorf("models: the preprocessing makes %d channels and the model takes %d", p.Channels(), chans)
-	}
-	plan, err := l.Plan(1, p.Crop, p.Crop)
-	if err != nil {
-		return nil, err
-	}
-	return &Classifier{Loaded: l, plan: plan, input: make([]float32, chans*p.Crop*p.Crop), logits: make([]float32, l.Architecture().Classes())}, nil
-}
-
-// Classify returns the probabilities of img's classes, or an error if a result
-// is not finite. The slice is valid until the next call.
-func (c *Classifier) Classify(ctx context.Context, img *vision.RGB) ([]float32, error) {
-	if err := c.Preprocess.Tensor(c.input, img); err != nil {
-		return nil, err
-	}
-	if err := c.plan.Forward(ctx, &block.Output{Logits: c.logits}, c.input); err != nil {
-		return nil, err
-	}
-	kernels.Softmax(c.Level(), c.logits, c.logits, 1, len(c.logits))
-	if p := c.logits[0]; p != p {
-		return nil, errors.New("models: the result is not a number; the weights are damaged or do not fit the configuration")
-	}
-	return c.logits, nil
 }

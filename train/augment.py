@@ -1,10 +1,17 @@
 """Augmentation of whole batches on the device, with random numbers from its default generator."""
+from functools import lru_cache
 import math
 
 import torch
 import torch.nn.functional as F
 
 from data import MEAN, STD
+
+
+@lru_cache
+def channels(values, device):
+    """A constant per channel, copied to the device only once since a copy waits for all that runs there."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def uniform(n, low, high, device):
@@ -19,15 +26,14 @@ def sometimes(x, y, p):
 def colour(x):
     """Brightness, contrast, saturation, colour cast, sharpness, and rarely grey or solarised; x (B, 3, H, W) in 0..1."""
     n, d = len(x), x.device
-    luma = torch.tensor((0.299, 0.587, 0.114), device=d).view(1, 3, 1, 1)
-    grey = (x * luma).sum(1, keepdim=True)
+    grey = (x * channels((0.299, 0.587, 0.114), d)).sum(1, keepdim=True)
     x = torch.lerp(grey, x, uniform(n, 0.5, 1.5, d) * (torch.rand(n, 1, 1, 1, device=d) >= 0.05))
     mean = grey.mean((2, 3), keepdim=True)
     x = torch.lerp(mean, x, uniform(n, 0.6, 1.4, d))
     x = x * uniform(n, 0.65, 1.35, d) * (1 + 0.06 * torch.randn(n, 3, 1, 1, device=d))
     x = x.clamp(0, 1)
     blurred = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-    x = sometimes(x, torch.lerp(blurred, x, uniform(n, 0.0, 2.5, d)).clamp(0, 1), 0.3)
+    x = sometimes(x, torch.lerp(blurred, x, uniform(n, 0.0, 2.0, d)).clamp(0, 1), 0.3)
     return sometimes(x, torch.where(x < uniform(n, 0.4, 1, d), x, 1 - x), 0.05)
 
 
@@ -72,7 +78,6 @@ def batch(images, classes, num_classes, size, smallest, p_mix, smoothing):
     """uint8 (B, H, W, 3) and classes (B) -> normalised (B, 3, size, size) and soft targets (B, num_classes)."""
     d = images.device
     x = colour(images.permute(0, 3, 1, 2).float() / 255)
-    mean, std = (torch.tensor(v, device=d).view(1, 3, 1, 1) for v in (MEAN, STD))
-    x = geometry((x - mean) / std, size, smallest)
+    x = geometry((x - channels(MEAN, d)) / channels(STD, d), size, smallest)
     y = F.one_hot(classes, num_classes).float() * (1 - smoothing) + smoothing / num_classes
     return mix(x, y, p_mix)

@@ -10,6 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+try:
+    import depthwise
+except ImportError:  # without Triton, as on most CPUs
+    depthwise = None
+
 
 @dataclass(frozen=True)
 class Config:
@@ -29,6 +34,12 @@ def image(x, hw):
 
 def tokens(x):
     return x.flatten(2).transpose(1, 2)
+
+
+def padded(x, n):
+    """Zeros on the right and below, to a multiple of n, as in the official detection and segmentation backbones."""
+    h, w = x.shape[2:]
+    return F.pad(x, (0, -w % n, 0, -h % n)) if h % n or w % n else x
 
 
 @lru_cache
@@ -56,25 +67,33 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Depthwise(nn.Conv2d):
-    """Depthwise 3x3 convolution from tokens to tokens."""
+    """Depthwise 3x3 convolution from tokens to tokens, plus its input if `residual`."""
 
-    def __init__(self, c):
-        super().__init__(c, c, 3, 1, 1, groups=c)
+    def __init__(self, c, stride=1, residual=False):
+        super().__init__(c, c, 3, stride, 1, groups=c)
+        self.residual = residual
 
     def forward(self, x, hw):
-        return tokens(super().forward(image(x, hw)))
+        if depthwise and x.is_cuda:
+            return depthwise.conv(x, self.weight, self.bias, *hw, self.stride[0], self.residual)
+        y = tokens(super().forward(image(x, hw)))
+        return x + y if self.residual else y
 
 
 class ConvUnit(nn.Module):
     """Convolution [+ batch norm]; the activation is left to the caller."""
 
-    def __init__(self, cin, cout, k, stride=1, groups=1, bias=False, norm=True):
+    def __init__(self, cin, cout, k, stride=1, bias=False, norm=True):
         super().__init__()
-        self.conv = nn.Conv2d(cin, cout, k, stride, k // 2, groups=groups, bias=bias)
+        self.conv = nn.Conv2d(cin, cout, k, stride, k // 2, bias=bias)
         self.norm = nn.BatchNorm2d(cout) if norm else nn.Identity()
 
     def forward(self, x):
-        return self.norm(self.conv(x))
+        if self.conv.kernel_size == (1, 1):  # a matrix product, whose epilogue adds the bias
+            x = F.linear(x.permute(0, 2, 3, 1), self.conv.weight.flatten(1), self.conv.bias).permute(0, 3, 1, 2)
+        else:
+            x = self.conv(x)
+        return self.norm(x)
 
 
 class Stem(nn.Module):
@@ -93,12 +112,15 @@ class Stem(nn.Module):
 class Downsample(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.conv = nn.Sequential(ConvUnit(c, 8 * c, 1, bias=True, norm=False),
-                                  ConvUnit(8 * c, 8 * c, 3, 2, groups=8 * c, bias=True, norm=False),
+        self.conv = nn.Sequential(ConvUnit(c, 8 * c, 1, bias=True, norm=False), nn.ModuleDict({"conv": Depthwise(8 * c, 2)}),
                                   ConvUnit(8 * c, 2 * c, 1, bias=True))
 
     def forward(self, x):
-        return self.conv[2](F.relu(self.conv[1](F.relu(self.conv[0](x)))))
+        x = padded(x, 2)
+        h, w = x.shape[2:]
+        x = tokens(F.relu(self.conv[0](x)))
+        x = F.relu(self.conv[1]["conv"](x, (h, w)))
+        return self.conv[2](image(x, (h // 2, w // 2)))
 
 
 class Attention(nn.Module):
@@ -131,18 +153,18 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, c, heads, hidden):
         super().__init__()
-        self.cpe1, self.norm1 = Depthwise(c), LayerNorm(c)
+        self.cpe1, self.norm1 = Depthwise(c, residual=True), LayerNorm(c)
         self.in_proj, self.act_proj = nn.Linear(c, c), nn.Linear(c, c)
         self.dwc, self.attn, self.out_proj = Depthwise(c), Attention(c, heads), nn.Linear(c, c)
-        self.cpe2, self.norm2, self.mlp = Depthwise(c), LayerNorm(c), MLP(c, hidden)
+        self.cpe2, self.norm2, self.mlp = Depthwise(c, residual=True), LayerNorm(c), MLP(c, hidden)
 
     def forward(self, x, hw, cos, sin, keep):
         """keep (2, B, 1, 1) scales the two residual branches: 1, or by drop path 0 or 1/(1-p)."""
-        x = x + self.cpe1(x, hw)
+        x = self.cpe1(x, hw)
         u = self.norm1(x)
         y = self.attn(F.silu(self.dwc(self.in_proj(u), hw)), hw, cos, sin)
         x = x + self.out_proj(y * F.silu(self.act_proj(u))) * keep[0]
-        x = x + self.cpe2(x, hw)
+        x = self.cpe2(x, hw)
         return x + self.mlp(self.norm2(x)) * keep[1]
 
 
@@ -180,7 +202,7 @@ class MILA(nn.Module):
                 nn.init.zeros_(m.bias)
 
     def forward(self, x):
-        x = self.patch_embed(x)
+        x = self.patch_embed(padded(x, 4))
         if self.training:
             keep = (torch.rand(len(self.drop), len(x), 1, 1, device=x.device) >= self.drop) / (1 - self.drop)
         else:

@@ -5,10 +5,14 @@ average) is one CUDA graph, since a model this small is otherwise bound by kerne
 one flat vector, so that the optimiser is a handful of operations. An epoch's random numbers follow from the seed and
 its number, so a run that was stopped goes on as if it had not been."""
 import argparse
+import contextlib
+import dataclasses
 import json
 import math
 import os
 import time
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same sums from run to run
 
 import torch
 import torch.nn.functional as F
@@ -97,22 +101,28 @@ class Trainer:
         else:
             self.graph.replay()
 
+    @contextlib.contextmanager
+    def averaged(self):
+        """The model holds the moving average, which is what is evaluated and shipped, as long as this is open."""
+        held = {k: self.state[k].clone() for k in ("p", "b")}
+        for k in held:
+            self.state[k].copy_(self.state["ema_" + k])
+        yield
+        for k, v in held.items():
+            self.state[k].copy_(v)
+
     @torch.no_grad()
     def evaluate(self, images, classes):
-        """Top-1 and top-5 of the moving average."""
-        s = self.state
-        held = s["p"].clone(), s["b"].clone()
-        s["p"].copy_(s["ema_p"])
-        s["b"].copy_(s["ema_b"])
+        """Top-1 and top-5 on images of uint8."""
         self.model.eval()
         if self.args.compile:
             torch.compiler.set_stance("force_eager")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         top = torch.cat([self.model(data.normalised(x.to(self.lr.device))).topk(5).indices for x in images.split(500)])
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         if self.args.compile:
             torch.compiler.set_stance("default")
         self.model.train()
-        s["p"].copy_(held[0])
-        s["b"].copy_(held[1])
         hit = top.cpu() == classes[:, None]
         return hit[:, 0].float().mean().item(), hit.any(1).float().mean().item()
 
@@ -134,6 +144,8 @@ def main():
     p.add_argument("--out", default="run", help="folder for ema.pt (float16 weights) and log.jsonl")
     p.add_argument("--state", default="state.pt", help="file of the state; if it exists the run goes on from it")
     p.add_argument("--epochs", type=phases, default=phases("64:10"), help="SIZE:EPOCHS,... one phase after another")
+    p.add_argument("--init", help="ema.pt of an earlier run to begin with")
+    p.add_argument("--until", type=int, help="stop after this epoch of the schedule")
     p.add_argument("--seconds", type=float, default=math.inf, help="stop after the first epoch that ends later; start again to go on")
     p.add_argument("--batch", type=int, default=1024)
     p.add_argument("--lr", type=float, default=2e-3)
@@ -149,18 +161,14 @@ def main():
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--eval-every", type=int, default=10)
     p.add_argument("--eval-sizes", type=lambda s: [int(v) for v in s.split(",")], default=[64])
-    p.add_argument("--deterministic", action="store_true", help="bit-identical from run to run, at some cost in speed")
-    p.add_argument("--compile", action="store_true", help="compile the blocks with torch.compile")
+    p.add_argument("--compile", action="store_true", help="compile the parts of the model with torch.compile")
     p.add_argument("--limit", type=int, help="use that many training images only (to try things)")
     args = p.parse_args()
     start = time.time()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.benchmark = not args.deterministic
+    torch.backends.cudnn.deterministic = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    if args.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
     torch.manual_seed(args.seed)
     images, classes = data.training(args.data)
     if args.limit:
@@ -170,11 +178,12 @@ def main():
     _, val_classes, val = data.validation(args.data, args.eval_sizes)
     config = Config(num_classes=len(data.labels(args.data)[0]))
     model = MILA(config, args.drop_path).to(device).train()
+    if args.init:
+        model.load_state_dict(torch.load(args.init, map_location=device)["weights"])
     if args.compile:
         torch._dynamo.config.recompile_limit = 64  # one for each kind of block, image size and mode
-        for stage in model.layers:
-            for block in stage.blocks:
-                block.compile(dynamic=False)
+        for part in [model.patch_embed] + [m for stage in model.layers for m in (*stage.blocks, stage.downsample)]:
+            part.compile(dynamic=False)
     trainer = Trainer(model, args)
     epoch = 0
     if os.path.exists(args.state):
@@ -189,7 +198,8 @@ def main():
           f" {len(args.epochs)} epochs of {per_epoch} steps, ready after {time.time() - start:.1f} s", flush=True)
 
     size = None
-    while epoch < len(args.epochs) and time.time() - start < args.seconds:
+    until = args.until or len(args.epochs)
+    while epoch < until and time.time() - start < args.seconds:
         if size != args.epochs[epoch]:
             size = args.epochs[epoch]
             trainer.capture(size, config.num_classes)
@@ -205,9 +215,12 @@ def main():
             trainer.run(*augment.batch(images[pick], classes[pick], config.num_classes, size, args.smallest, p_mix, args.smoothing))
         epoch += 1
         line = {"epoch": epoch, "size": size, "lr": lr, "loss": trainer.loss.item() / per_epoch, "seconds": time.time() - began}
-        if epoch % args.eval_every == 0 or epoch == len(args.epochs):
-            for s in args.eval_sizes:
-                line[f"top1_{s}"], line[f"top5_{s}"] = trainer.evaluate(val[s], val_classes)
+        if epoch % args.eval_every == 0 or epoch == until:
+            with trainer.averaged():
+                for s in args.eval_sizes:
+                    line[f"top1_{s}"], line[f"top5_{s}"] = trainer.evaluate(val[s], val_classes)
+                save(os.path.join(args.out, "ema.pt"), {"config": dataclasses.asdict(config), "weights": {
+                    k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}})
         line = json.dumps({k: round(v, 6) for k, v in line.items()})
         print(line, flush=True)
         with open(os.path.join(args.out, "log.jsonl"), "a") as log:
@@ -215,10 +228,7 @@ def main():
         if not math.isfinite(trainer.loss.item()):
             raise SystemExit("the loss is not finite; lower --lr")
     save(args.state, {"epoch": epoch, **trainer.state})
-    for name in "p", "b":  # the moving average is what is shipped
-        trainer.state[name].copy_(trainer.state["ema_" + name])
-    save(os.path.join(args.out, "ema.pt"), {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()})
-    print(f"{epoch} of {len(args.epochs)} epochs done after {time.time() - start:.1f} s", flush=True)
+    print(f"{epoch} of {until} epochs done after {time.time() - start:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 // Package vision turns image files into the input tensors of classifiers, and
-// probabilities into labels.
+// probabilities into labels, and draws over a photo what spoke for one.
 //
 // It reproduces the evaluation pipeline of the PyTorch world, which decodes and
 // resizes with Pillow: bicubic resampling is bit-equal to Pillow's (fixed-point

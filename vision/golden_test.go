@@ -124,8 +124,8 @@ func TestResizeEqualsPillow(t *testing.T) {
 // TestShippedPhotos compares what the nano model sees of the shipped photos.
 func TestShippedPhotos(t *testing.T) {
 	s := golden.OpenFile(t, golden.Path(t, "nano", "photos.expected.safetensors"))
-	p := vision.ImageNet(64)
-	p.ResizeShort = 64
+	p := vision.ImageNet(96)
+	p.ResizeShort = 96
 	for name, allowed := range map[string]int{"chelsea.png": 0, "coffee.png": 0, "rocket.jpg": 3} {
 		img, err := vision.DecodeFile(golden.Path(t, "photos", name), vision.DecodeOptions{})
 		if err != nil {

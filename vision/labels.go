@@ -1,12 +1,12 @@
 package vision
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -20,26 +20,34 @@ type Prediction struct {
 // TopK returns the k most probable classes, best first; ties go to the lower
 // index and NaN comes last. Classes beyond the labels are named by their index.
 func TopK(probs []float32, labels []string, k int) []Prediction {
-	order := make([]int, len(probs))
-	for i := range order {
-		order[i] = i
-	}
-	rank := func(i int) float64 {
-		if v := float64(probs[i]); !math.IsNaN(v) {
-			return v
+	rank := func(p float32) float64 {
+		if p != p {
+			return math.Inf(-1)
 		}
-		return math.Inf(-1)
+		return float64(p)
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(rank(b), rank(a)) })
-	out := make([]Prediction, 0, max(0, min(k, len(order))))
-	for _, i := range order[:cap(out)] {
-		label := fmt.Sprintf("class %d", i)
-		if i < len(labels) {
-			label = labels[i]
+	k = max(0, min(k, len(probs)))
+	out := make([]Prediction, 0, k+1) // the best of those seen
+	for i, p := range probs {
+		if len(out) == k && (k == 0 || rank(p) <= rank(out[k-1].Prob)) {
+			continue
 		}
-		out = append(out, Prediction{i, label, probs[i]})
+		at := sort.Search(len(out), func(j int) bool { return rank(out[j].Prob) < rank(p) })
+		out = slices.Insert(out, at, Prediction{i, "", p})
+		out = out[:min(k, len(out))]
+	}
+	for i := range out {
+		out[i].Label = LabelOf(labels, out[i].Index)
 	}
 	return out
+}
+
+// LabelOf returns the label of a class, or one that tells its index if it has none.
+func LabelOf(labels []string, class int) string {
+	if class < len(labels) {
+		return labels[class]
+	}
+	return fmt.Sprintf("class %d", class)
 }
 
 // LoadLabels reads class names: a JSON list of strings, lines of

@@ -47,6 +47,16 @@ func (p Preprocess) Validate() error {
 	return nil
 }
 
+// At returns the transform for a crop of another size that shows the same part of an
+// image.
+func (p Preprocess) At(size int) Preprocess {
+	if p.Crop > 0 {
+		p.ResizeShort = int(math.Round(float64(p.ResizeShort) * float64(size) / float64(p.Crop)))
+	}
+	p.Crop = size
+	return p
+}
+
 // Channels returns the number of channels of the tensor: 3, or 1 for a grey
 // model.
 func (p Preprocess) Channels() int { return len(p.Mean) }
@@ -56,30 +66,58 @@ func (p Preprocess) Channels() int { return len(p.Mean) }
 // bit as Pillow and torchvision make it. An image whose short side is right
 // already is not resampled.
 func (p Preprocess) Crop8(img *RGB) (*RGB, error) {
-	if err := p.Validate(); err != nil {
+	if err := p.check(img); err != nil {
 		return nil, err
 	}
-	if img.W < 1 || img.H < 1 || len(img.Pix) != 3*img.W*img.H {
-		return nil, fmt.Errorf("vision: an image of %d x %d with %d bytes of pixels", img.W, img.H, len(img.Pix))
-	}
-	w, h := img.W, img.H
-	short, long := min(w, h), max(w, h)
-	if short != p.ResizeShort {
-		l := int(float64(p.ResizeShort) * float64(long) / float64(short))
-		w, h = p.ResizeShort, l
-		if img.W > img.H {
-			w, h = l, p.ResizeShort
-		}
-	}
-	if int64(w)*int64(h) > DefaultMaxPixels {
-		return nil, fmt.Errorf("vision: an image of %d x %d becomes %d x %d when its short side is resized to %d, more than %d pixels; crop it first", img.W, img.H, w, h, p.ResizeShort, DefaultMaxPixels)
-	}
+	w, h := p.resized(img)
 	top, left := centre(h, p.Crop), centre(w, p.Crop)
 	return resizeCrop(img, filters[p.Interpolation], w, h, left, top, p.Crop, p.Crop), nil
 }
 
+// check says why img cannot be transformed, if so.
+func (p Preprocess) check(img *RGB) error {
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	if img.W < 1 || img.H < 1 || len(img.Pix) != 3*img.W*img.H {
+		return fmt.Errorf("vision: an image of %d x %d with %d bytes of pixels", img.W, img.H, len(img.Pix))
+	}
+	if w, h := p.resized(img); int64(w)*int64(h) > DefaultMaxPixels {
+		return fmt.Errorf("vision: an image of %d x %d becomes %d x %d when its short side is resized to %d, more than %d pixels; crop it first", img.W, img.H, w, h, p.ResizeShort, DefaultMaxPixels)
+	}
+	return nil
+}
+
+// resized returns the size of img with its short side at ResizeShort.
+func (p Preprocess) resized(img *RGB) (w, h int) {
+	short, long := min(img.W, img.H), max(img.W, img.H)
+	if short == p.ResizeShort {
+		return img.W, img.H
+	}
+	l := int(float64(p.ResizeShort) * float64(long) / float64(short))
+	if img.W > img.H {
+		return l, p.ResizeShort
+	}
+	return p.ResizeShort, l
+}
+
 // centre returns where a crop begins, halves going to even as in Python.
 func centre(size, crop int) int { return int(math.RoundToEven(float64(size-crop) / 2)) }
+
+// Rect is a part of an image, in pixels from its left and upper edge.
+type Rect struct{ X0, Y0, X1, Y1 float64 }
+
+// Region returns the part of img that the crop shows.
+func (p Preprocess) Region(img *RGB) (Rect, error) {
+	if err := p.check(img); err != nil {
+		return Rect{}, err
+	}
+	w, h := p.resized(img)
+	sx, sy := float64(img.W)/float64(w), float64(img.H)/float64(h)
+	left, top := float64(centre(w, p.Crop)), float64(centre(h, p.Crop))
+	side := float64(p.Crop)
+	return Rect{left * sx, top * sy, (left + side) * sx, (top + side) * sy}, nil
+}
 
 // Tensor writes the transformed image to dst, (channels, Crop, Crop) with
 // values (x/255 - mean) / std. A model with one mean gets the grey value

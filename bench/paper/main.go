@@ -1,13 +1,16 @@
 // Command paper measures the models that arXiv 2405.16605 compares, all with this
 // module, and sets them beside the paper's figures: its speed figure and the
-// throughput columns of its tables 1 and 2. It writes paper.json and paper.md.
+// throughput columns of its tables 1 and 2. It writes paper.json and paper.md;
+// bench/plot draws the figures in it.
 //
-//	go run ./bench/paper [-results DIR] [-rounds N] [-threads N]
+//	go run ./bench/paper [-results DIR] [-rounds N] [-threads N] [-add]
+//	cd bench/plot && go run . ../results
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -19,6 +22,7 @@ import (
 
 	"github.com/klauspost/cpuid/v2"
 	"github.com/mila-go/mila/block"
+	"github.com/mila-go/mila/kernels"
 )
 
 // row is a model with what the paper (or, marked, the model's own paper) prints.
@@ -54,8 +58,9 @@ func main() {
 	dir := flag.String("results", filepath.Join("bench", "results"), "`folder` for paper.json and paper.md")
 	rounds := flag.Int("rounds", 5, "how often all models are measured in turn")
 	threads := flag.Int("threads", 1, "threads of a forward pass")
+	add := flag.Bool("add", false, "add the rounds to those of paper.json, which must be of the same machine and settings")
 	flag.Parse()
-	if err := run(*dir, *rounds, *threads); err != nil {
+	if err := run(*dir, *rounds, *threads, *add); err != nil {
 		fmt.Fprintln(os.Stderr, "paper:", err)
 		os.Exit(1)
 	}
@@ -65,6 +70,7 @@ func main() {
 type results struct {
 	Date    string `json:"date"`
 	CPU     string `json:"cpu"`
+	Cores   int    `json:"cores"`
 	Level   string `json:"level"`
 	Go      string `json:"go"`
 	Threads int    `json:"threads"`
@@ -73,22 +79,33 @@ type results struct {
 	Table2  []*row `json:"table2"`
 }
 
-func run(dir string, rounds, threads int) error {
-	r := results{Date: time.Now().UTC().Format(time.DateOnly), CPU: cpuid.CPU.BrandName, Go: strings.TrimPrefix(runtime.Version(), "go"), Threads: threads,
+func run(dir string, rounds, threads int, add bool) error {
+	level, err := kernels.Default()
+	if err != nil {
+		return err
+	}
+	r := results{Date: time.Now().UTC().Format(time.DateOnly), CPU: cpuid.CPU.BrandName, Cores: runtime.NumCPU(), Level: level.String(), Go: strings.TrimPrefix(runtime.Version(), "go"), Threads: threads,
 		Figure: figure, Table1: tables[0], Table2: tables[1]}
-	for _, group := range [][]*row{figure, slices.Concat(tables[0], tables[1])} {
-		level, err := measure(group, rounds, threads)
-		if err != nil {
+	path := filepath.Join(dir, "paper.json")
+	if add {
+		if err := r.add(path); err != nil {
 			return err
 		}
-		r.Level = level
+	}
+	if rounds == 0 && !add {
+		return errors.New("no rounds, and none of an earlier run to add to")
+	}
+	for _, group := range [][]*row{figure, slices.Concat(tables[0], tables[1])} {
+		if err := measure(group, rounds, threads); err != nil {
+			return err
+		}
 	}
 	data, err := json.MarshalIndent(r, "", "\t")
 	if err == nil {
 		err = os.MkdirAll(dir, 0o755)
 	}
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "paper.json"), append(data, '\n'), 0o644)
+		err = os.WriteFile(path, append(data, '\n'), 0o644)
 	}
 	if err != nil {
 		return err
@@ -98,8 +115,33 @@ func run(dir string, rounds, threads int) error {
 	return os.WriteFile(filepath.Join(dir, "paper.md"), []byte(text), 0o644)
 }
 
+// add takes over the rounds of an earlier run.
+func (r *results) add(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var old results
+	if err := json.Unmarshal(data, &old); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if old.CPU != r.CPU || old.Cores != r.Cores || old.Level != r.Level || old.Go != r.Go || old.Threads != r.Threads {
+		return fmt.Errorf("%s is of %s, %d cores, level %s, Go %s, %d threads; this run would be of %s, %d cores, level %s, Go %s, %d threads",
+			path, old.CPU, old.Cores, old.Level, old.Go, old.Threads, r.CPU, r.Cores, r.Level, r.Go, r.Threads)
+	}
+	rows := slices.Concat(r.Figure, r.Table1, r.Table2)
+	for _, o := range slices.Concat(old.Figure, old.Table1, old.Table2) {
+		i := slices.IndexFunc(rows, func(w *row) bool { return w.Name == o.Name })
+		if i < 0 {
+			return fmt.Errorf("%s has a model %s, which is not measured any more", path, o.Name)
+		}
+		rows[i].MS = o.MS
+	}
+	return nil
+}
+
 // measure runs the models in turn, forwards and backwards.
-func measure(rows []*row, rounds, threads int) (level string, err error) {
+func measure(rows []*row, rounds, threads int) error {
 	type pass struct {
 		plan *block.Plan
 		x    []float32
@@ -109,16 +151,15 @@ func measure(rows []*row, rounds, threads int) (level string, err error) {
 	for i, r := range rows {
 		a, ok := block.Named(r.Name)
 		if !ok {
-			return "", fmt.Errorf("there is no model %s", r.Name)
+			return fmt.Errorf("there is no model %s", r.Name)
 		}
 		m, err := block.New(a, block.Synthetic(a, 1), block.WithThreads(threads))
 		if err != nil {
-			return "", err
+			return err
 		}
-		level = m.Level().String()
 		p, err := m.Plan(1, 224, 224)
 		if err != nil {
-			return "", err
+			return err
 		}
 		x := make([]float32, 3*224*224)
 		block.Generate(x, "input", 1, 0, 2)
@@ -135,7 +176,7 @@ func measure(rows []*row, rounds, threads int) (level string, err error) {
 			for n := range 6 { // the first warms up
 				start := time.Now()
 				if err := passes[i].plan.Forward(context.Background(), passes[i].out, passes[i].x); err != nil {
-					return "", err
+					return err
 				}
 				if n > 0 {
 					times = append(times, time.Since(start).Seconds()*1e3)
@@ -145,7 +186,7 @@ func measure(rows []*row, rounds, threads int) (level string, err error) {
 		}
 	}
 	fmt.Fprintln(os.Stderr)
-	return level, nil
+	return nil
 }
 
 func median(x []float64) float64 {
@@ -157,52 +198,56 @@ func (r *row) median() float64 { return median(r.MS) }
 
 func (r *results) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# The models of arXiv 2405.16605 on a CPU\n\n%s, level `%s`, threads: %d, one image of 224 x 224, generated weights, Go %s, %s. Written by `go run ./bench/paper`.\n", r.CPU, r.Level, r.Threads, r.Go, r.Date)
+	fmt.Fprintf(&b, "# The models of arXiv 2405.16605 on a CPU\n\n%s, %d cores, level `%s`, threads: %d, one image of 224 x 224, generated weights, Go %s, %s.\n", r.CPU, r.Cores, r.Level, r.Threads, r.Go, r.Date)
+	fmt.Fprintf(&b, "All models of a table were measured in turn, %d rounds of the median of five passes; medians of the rounds are given, and how far\nthe rounds lie apart. Written by `go run ./bench/paper`; figures by `bench/plot`.\n", len(r.Figure[0].MS))
 	b.WriteString("Accuracy and GPU speed (RTX 3090) are the paper's, accuracy for ImageNet, the figure's times read off its plot;\nparameters and operations (G multiply-adds, nine for each state of a scan) are counted here.\n")
-	b.WriteString("\n## The speed figure\n| model | M parameters | G operations | top-1 % | GPU ms | CPU ms | CPU: images/s |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("\n## The speed figure\n![Accuracy over the time of one image, on the paper's GPU and here](paper-speed.png)\n\n| model | M parameters | G operations | top-1 % | GPU ms | CPU ms | rounds | CPU: images/s |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, w := range r.Figure {
 		gpu := "not in the figure"
 		if w.GPU > 0 {
 			gpu = fmt.Sprint(w.GPU)
 		}
-		fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.1f | %s | **%.1f** | %.1f |\n", w.Label, w.M, w.G, w.Top1, gpu, w.median(), 1e3/w.median())
+		fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.1f | %s | **%.1f** | %.1f to %.1f | %.1f |\n", w.Label, w.M, w.G, w.Top1, gpu, w.median(), slices.Min(w.MS), slices.Max(w.MS), 1e3/w.median())
 	}
-	b.WriteString("\nWhere the order on the CPU is another than on the GPU:\n\n")
-	r.inversions(&b)
+	b.WriteString("\nThe paper does not state the batch of its GPU times. On a GPU, rearranging tokens for the directions of a scan means copying\nthem; here directions are orders in which the kernel visits the tokens, and times mostly follow the number of operations.\nWhere the order here is another than on the GPU, by more than a tenth there and here:\n\n")
+	inversions(&b, r.Figure, 1.1, func(w *row) float64 { return w.GPU })
 	for i, t := range [][]*row{r.Table1, r.Table2} {
-		fmt.Fprintf(&b, "\n## Table %d\n| | M parameters | G operations | top-1 %% | GPU: images/s | of the baseline's | CPU ms | CPU: images/s | of the baseline's |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n", i+1)
+		fmt.Fprintf(&b, "\n## Table %d\n", i+1)
+		if i == 0 {
+			b.WriteString("![Throughput of the rows of tables 1 and 2, the baseline being 100 %](paper-tables.png)\n\n")
+		}
+		b.WriteString("| | M parameters | G operations | top-1 % | GPU: images/s | of the baseline's | CPU ms | rounds | CPU: images/s | of the baseline's |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 		base := r.Table1[0]
 		for _, w := range t {
-			fmt.Fprintf(&b, "| %s | %.1f | %.2f | %.1f | %.0f | %.0f %% | **%.1f** | %.1f | **%.0f %%** |\n", w.Label, w.M, w.G, w.Top1, w.GPU, 100*w.GPU/base.GPU, w.median(), 1e3/w.median(), 100*base.median()/w.median())
+			fmt.Fprintf(&b, "| %s | %.1f | %.2f | %.1f | %.0f | %.0f %% | **%.1f** | %.1f to %.1f | %.1f | **%.0f %%** |\n", w.Label, w.M, w.G, w.Top1, w.GPU, 100*w.GPU/base.GPU, w.median(), slices.Min(w.MS), slices.Max(w.MS), 1e3/w.median(), 100*base.median()/w.median())
 		}
 	}
+	b.WriteString("\nWhere the order of the rows of both tables here is another than on the GPU, by more than a twentieth there and here:\n\n")
+	inversions(&b, slices.Concat(r.Table1, r.Table2), 1.05, func(w *row) float64 { return 1 / w.GPU })
 	return b.String()
 }
 
-// inversions names the pairs of the figure whose order differs by more than a tenth
-// on both sides, those with the largest difference first.
-func (r *results) inversions(b *strings.Builder) {
-	type pair struct {
-		text string
-		size float64
-	}
-	var pairs []pair
-	for _, x := range r.Figure {
-		for _, y := range r.Figure {
+// inversions names, for each row, those that are slower than it on the GPU, and faster
+// here, by more than a factor both times.
+func inversions(b *strings.Builder, rows []*row, factor float64, gpu func(*row) float64) {
+	some := false
+	for _, x := range rows {
+		var names []string
+		for _, y := range rows {
 			if x.GPU == 0 || y.GPU == 0 {
 				continue
 			}
-			gpu, cpu := y.GPU/x.GPU, x.median()/y.median() // both above 1: x is faster there and slower here
-			if gpu > 1.1 && cpu > 1.1 {
-				pairs = append(pairs, pair{fmt.Sprintf("- %s is %.1f times as fast as %s on the GPU, and %.1f times as slow here\n", x.Label, gpu, y.Label, cpu), gpu * cpu})
+			there, here := gpu(y)/gpu(x), x.median()/y.median()
+			if there > factor && here > factor {
+				names = append(names, fmt.Sprintf("%s (%.2f times as fast there, %.2f times as slow here)", y.Label, there, here))
 			}
 		}
+		if names != nil {
+			fmt.Fprintf(b, "- %s is faster there and slower here than %s\n", x.Label, strings.Join(names, ", "))
+			some = true
+		}
 	}
-	slices.SortFunc(pairs, func(x, y pair) int { return int(1e6 * (y.size - x.size)) })
-	for _, p := range pairs {
-		b.WriteString(p.text)
-	}
-	if pairs == nil {
-		b.WriteString("- nowhere by more than a tenth\n")
+	if !some {
+		b.WriteString("- nowhere\n")
 	}
 }

@@ -26,16 +26,17 @@ Examples:
    mila classify --json --top 1 photos/ 'more/*.png'
    curl -s https://example.org/cat.jpg | mila classify -
    mila classify --model mila_tiny.pth --labels imagenet.txt photo.jpg
+   mila classify --heatmap map.png photo.jpg
+   mila classify --heatmap maps --class 'Egyptian cat' photos/
 
 Exit status: 0, 1 if any image failed (the others are still answered), 2 for a wrong command line.`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			modelFlag(), configFlag(), archFlag(), stateFlag(),
 			&cli.IntFlag{Name: "top", Value: 5, Usage: "number of classes to show"},
 			&cli.StringFlag{Name: "labels", Usage: "`FILE` of class names, instead of the checkpoint's own"},
 			&cli.BoolFlag{Name: "exif", Usage: "turn photos as their EXIF orientation says (the reference evaluation does not)"},
-			&cli.Int64Flag{Name: "max-pixels", Value: vision.DefaultMaxPixels, Usage: "largest image that is decoded"},
-			jsonFlag(), threadsFlag(), isaFlag(),
-		},
+			maxPixelsFlag(), jsonFlag(), quietFlag(), threadsFlag(), isaFlag(),
+		}, heatmapFlags()...),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if !c.Args().Present() {
 				return usagef("classify needs at least one IMAGE")
@@ -43,8 +44,8 @@ Exit status: 0, 1 if any image failed (the others are still answered), 2 for a w
 			if c.Int("top") < 1 {
 				return usagef("--top %d: must be at least 1", c.Int("top"))
 			}
-			if c.Int64("max-pixels") < 1 {
-				return usagef("--max-pixels %d: must be at least 1", c.Int64("max-pixels"))
+			if err := checkMaxPixels(c); err != nil {
+				return err
 			}
 			opt, err := modelOptions(c)
 			if err != nil {
@@ -73,11 +74,16 @@ type answer struct {
 	Image string              `json:"image"`
 	Top   []vision.Prediction `json:"top,omitempty"`
 	MS    *float64            `json:"ms,omitempty"`
+	Map   string              `json:"heatmap,omitempty"` // only where one was asked for
 	Error string              `json:"error,omitempty"`
 }
 
 func classify(ctx context.Context, c *cli.Command, m *models.Loaded, images []string, side int, stdin io.Reader, stdout, stderr io.Writer) error {
 	classifiers, err := newClassifiers(m, side)
+	if err != nil {
+		return err
+	}
+	maps, err := newHeatmaps(c, m, images, side)
 	if err != nil {
 		return err
 	}
@@ -96,20 +102,24 @@ func classify(ctx context.Context, c *cli.Command, m *models.Loaded, images []st
 		if err == nil {
 			probs, err = classifiers[worker].Classify(ctx, img)
 		}
+		ms := math.Round(time.Since(start).Seconds()*1e6) / 1e3
+		if err == nil && maps != nil {
+			a.Map = maps.paths[i]
+			err = maps.draw(ctx, worker, i, img, probs, m.Labels)
+		}
 		if err != nil {
-			a.Error = err.Error()
-			return a
+			return answer{Image: images[i], Error: err.Error()}
 		}
 		a.Top = vision.TopK(probs, m.Labels, c.Int("top"))
-		ms := math.Round(time.Since(start).Seconds()*1e6) / 1e3
 		a.MS = &ms
 		return a
 	}
-	b := progress(stderr, len(images), "classifying")
+	b := progress(c, stderr, len(images), "classifying")
 	failed := false
 	err = ordered(ctx, len(images), side, one, func(i int, a answer) {
 		failed = failed || a.Error != ""
-		b.around(func() { report(a, c.Bool("json"), stdout, stderr) })
+		b.above(func() { report(a, c.Bool("json"), stdout, stderr) })
+		b.add(1, "classifying")
 	})
 	b.finish()
 	if err != nil {
@@ -130,7 +140,7 @@ func report(a answer, asJSON bool, stdout, stderr io.Writer) {
 		}
 		fmt.Fprintf(stdout, "%s\n", line)
 	case a.Error != "":
-		fmt.Fprintf(stderr, "mila: %s\n", strings.TrimPrefix(a.Error, "vision: "))
+		fmt.Fprintf(stderr, "mila: %s\n", printable(strings.TrimPrefix(a.Error, "vision: ")))
 	default:
 		fmt.Fprintln(stdout, a.Image)
 		for _, p := range a.Top {

@@ -8,11 +8,16 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/mila-go/mila/models"
 	"github.com/schollz/progressbar/v3"
+	"github.com/urfave/cli/v3"
 	"golang.org/x/term"
 )
 
@@ -115,30 +120,45 @@ func ordered[T any](ctx context.Context, n, side int, work func(worker, i int) T
 // bar is a progress bar; a nil bar shows nothing.
 type bar struct{ *progressbar.ProgressBar }
 
-// progress returns a bar on w if that is a terminal and there is much to do.
-func progress(w io.Writer, n int, what string) bar {
+// progress returns a bar on w if that is a terminal, there is much to do, and not
+// --quiet.
+func progress(c *cli.Command, w io.Writer, n int, what string) bar {
 	f, ok := w.(*os.File)
-	if !ok || n < 10 || !term.IsTerminal(int(f.Fd())) {
+	if !ok || n < 10 || c.Bool("quiet") || !term.IsTerminal(int(f.Fd())) {
 		return bar{}
 	}
 	return bar{progressbar.NewOptions(n, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(what),
-		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("images"), progressbar.OptionClearOnFinish())}
+		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("images"),
+		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish())}
 }
 
-// around calls print with the bar out of the way, which may share the terminal,
-// and then counts one image.
-func (b bar) around(print func()) {
-	if b.ProgressBar == nil {
-		print()
-		return
+// above calls print with the bar out of the way, which may share the terminal.
+func (b bar) above(print func()) {
+	if b.ProgressBar != nil {
+		_ = b.Clear()
 	}
-	_ = b.Clear()
 	print()
-	_ = b.Add(1)
+}
+
+// add counts n images more, and describes what is going on.
+func (b bar) add(n int, what string) {
+	if b.ProgressBar != nil {
+		b.Describe(what)
+		_ = b.Add(n)
+	}
 }
 
 func (b bar) finish() {
 	if b.ProgressBar != nil {
 		_ = b.Finish()
 	}
+}
+
+// printable returns a name as it is, or quoted if a terminal would not just show it:
+// names of files come from anywhere.
+func printable(name string) string {
+	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {
+		return strconv.Quote(name)
+	}
+	return name
 }

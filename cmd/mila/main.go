@@ -14,6 +14,7 @@ import (
 
 	"github.com/mila-go/mila/kernels"
 	"github.com/mila-go/mila/models"
+	"github.com/mila-go/mila/vision"
 	"github.com/urfave/cli/v3"
 )
 
@@ -46,6 +47,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "mila: %v\nRun 'mila help' or 'mila COMMAND --help' for usage.\n", err)
 		return exitUsage
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "mila: interrupted")
 	case !errors.Is(err, errReported):
 		fmt.Fprintf(stderr, "mila: %s\n", strings.TrimPrefix(err.Error(), "mila: "))
 	}
@@ -132,6 +135,21 @@ func dtypeFlag() cli.Flag {
 
 func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON"} }
 
+func quietFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress and no notes on standard error, only errors"}
+}
+
+func maxPixelsFlag() cli.Flag {
+	return &cli.Int64Flag{Name: "max-pixels", Value: vision.DefaultMaxPixels, Usage: "largest image that is decoded"}
+}
+
+func checkMaxPixels(c *cli.Command) error {
+	if n := c.Int64("max-pixels"); n < 1 {
+		return usagef("--max-pixels %d: must be at least 1", n)
+	}
+	return nil
+}
+
 // modelOptions reads the flags above.
 func modelOptions(c *cli.Command) (models.Options, error) {
 	o := models.Options{Architecture: c.String("arch"), ConfigPath: c.String("config"), State: c.String("state"), Threads: c.Int("threads")}
@@ -157,10 +175,17 @@ func modelOptions(c *cli.Command) (models.Options, error) {
 	return o, nil
 }
 
+// note tells what may surprise, unless --quiet.
+func note(c *cli.Command, stderr io.Writer, format string, args ...any) {
+	if !c.Bool("quiet") {
+		fmt.Fprintf(stderr, "mila: note: "+format+"\n", args...)
+	}
+}
+
 // noteEMA tells that a checkpoint holds weights that were not asked for.
 func noteEMA(c *cli.Command, stderr io.Writer, state string, states []string) {
 	if c.String("state") == "" && len(states) > 1 {
-		fmt.Fprintf(stderr, "mila: note: this checkpoint also holds %s weights; using %q (choose with --state)\n", other(states, state), state)
+		note(c, stderr, "this checkpoint also holds %s weights; using %q (choose with --state)", other(states, state), state)
 	}
 }
 

@@ -526,7 +526,7 @@ TEXT ·InverseAVX2(SB), 0, $128-52
 	MOVQ s+24(FP), BX
 	MOVQ tokens+32(FP), DX
 	VMOVSS eps+48(FP), X5
-	VMOVSS ·constsAVX2+704(SB), X6
+	VMOVSS ·constsAVX2+800(SB), X6
 	MOVQ n+40(FP), CX
 	ANDQ $7, CX
 	NEGQ CX

@@ -9,7 +9,8 @@ import "fmt"
 //	BX               the packed panel, read once from start to end for each tile
 //	CX R10           elements left in a run of K, runs left
 //	R12              from the end of a run to the next, in bytes
-//	R13              where the next panels are prefetched
+//	R13              where the next panel is prefetched, R11 how far that moves in
+//	                 four steps: so far that the call's tiles together reach its end
 //	V0 V1            one step of the panel: 2 vectors of columns
 //	V2 V3            elements of X, broadcast
 //	V4 ..            accumulators, row r in V(4+2r) and V(5+2r)
@@ -22,6 +23,7 @@ import "fmt"
 //	R8               the last row's number
 //	R10 R11 R12      the row in Y, Mul (0: none) and Add (0: none)
 //	AX SI DI         their distances in bytes
+//	DX               GELU's table at AVX-512
 //	V0 .. V3         temporaries of the activations
 func (g *gen) gemm() {
 	frame := 128 // of this size the function checks the stack and so can be preempted between calls
@@ -36,6 +38,21 @@ func (g *gen) gemm() {
 	g.op("IMUL3Q $%d, AX, AX", 2*g.vb)
 	g.op("ADDQ w+56(FP), AX")
 	g.op("MOVQ AX, ahead-48(SP)")
+	// Bytes to prefetch in four steps, of the panel's 8 vb: as many tiles as the
+	// call has share them, but never more than the loop has prefetches for.
+	g.op("MOVQ rows+104(FP), AX")
+	g.op("ADDQ $%d, AX", g.mr-1)
+	g.op("XORL DX, DX")
+	g.op("MOVL $%d, CX", g.mr)
+	g.op("DIVQ CX")
+	g.op("MOVQ AX, CX")
+	g.op("ADDQ $%d, AX", 8*g.vb-1)
+	g.op("XORL DX, DX")
+	g.op("DIVQ CX")
+	g.op("MOVL $%d, CX", 2*g.vb)
+	g.op("CMPQ AX, CX")
+	g.op("CMOVQGT CX, AX")
+	g.op("MOVQ AX, pace-56(SP)")
 	g.p("next:")
 	g.op("MOVQ left-40(SP), CX")
 	g.op("CMPQ CX, $%d", g.mr)
@@ -113,6 +130,7 @@ func (g *gen) tile(m int) {
 	g.op("MOVQ w+56(FP), BX")
 	g.op("MOVQ segs+32(FP), R10")
 	g.op("MOVQ ahead-48(SP), R13")
+	g.op("MOVQ pace-56(SP), R11")
 	g.op("MOVQ segStride+48(FP), R12")
 	g.op("SUBQ segLen+40(FP), R12")
 	g.op("SHLQ $2, R12")
@@ -122,15 +140,21 @@ func (g *gen) tile(m int) {
 	g.op("JLT rest%d", m)
 	g.op("PCALIGN $64")
 	g.p("loop%d:", m)
-	// Two cache lines of four steps' eight (four at 256 bits): a few tiles bring
-	// the next panel into the L2 cache while this one is used.
-	for i := range g.vb / 32 {
-		g.op("PREFETCHT1 %d(R13)", 64*i)
-	}
+	// The next panel comes into the L2 cache while this one is used, spread over
+	// all of the call: more at a time would take the buffers that misses of the L1
+	// cache need, and what lies behind the panel may never be used. The rows of X
+	// come into the L1 cache ahead of their use: each tile has others, and they would
+	// all miss at once, in the step that begins a cache line.
 	for u := range 4 {
+		if n := 128 / g.vb; u%n == 0 {
+			g.op("PREFETCHT1 %d(R13)", 64*(u/n))
+		}
+		for r := u; r < m; r += 4 {
+			g.op("PREFETCHT0 %s", row(r, 128))
+		}
 		g.kstep(m, u)
 	}
-	g.op("ADDQ $%d, R13", 2*g.vb)
+	g.op("ADDQ R11, R13")
 	for _, p := range used {
 		g.op("ADDQ $16, %s", p)
 	}
@@ -172,6 +196,9 @@ func (g *gen) tile(m int) {
 		}
 	}
 	g.op("MOVQ act+112(FP), CX")
+	if g.vb == 64 {
+		g.op("MOVQ ·geluTable(SB), DX")
+	}
 	for i := range fused {
 		g.op("CMPQ CX, $%d", i)
 		g.op("JEQ row%d_%d", i, m-1)
@@ -203,17 +230,22 @@ func (g *gen) epilogue(i int, name string) {
 	g.op("JMP tileend")
 }
 
+// row is the operand so many bytes on in row r of the tile in X.
+func row(r, bytes int) string {
+	at := fmt.Sprintf("%d(%s)", bytes, pointers[r/3])
+	if r%3 > 0 {
+		at += fmt.Sprintf("(DX*%d)", r%3)
+	}
+	return at
+}
+
 // kstep writes step u of the unrolled loop over K.
 func (g *gen) kstep(m, u int) {
 	for c := range 2 {
 		g.op("VMOVUPS %d(BX), %s", (2*u+c)*g.vb, g.v(c))
 	}
 	for r := range m {
-		at := fmt.Sprintf("%d(%s)", 4*u, pointers[r/3])
-		if r%3 > 0 {
-			at += fmt.Sprintf("(DX*%d)", r%3)
-		}
-		g.op("VBROADCASTSS %s, %s", at, g.v(2+r%2))
+		g.op("VBROADCASTSS %s, %s", row(r, 4*u), g.v(2+r%2))
 		for c := range 2 {
 			g.op("VFMADD231PS %s, %s, %s", g.v(c), g.v(2+r%2), g.v(g.acc(r, c)))
 		}

@@ -73,6 +73,7 @@ func main() {
 			func(g *gen) { g.binary("Add", "VADDPS") }, func(g *gen) { g.binary("Mul", "VMULPS") }, (*gen).peak)
 	}
 	file(avx2, "transpose", (*gen).transpose)
+	writeGeluTable()
 }
 
 func lower(s string) string { return string(bytes.ToLower([]byte(s))) }

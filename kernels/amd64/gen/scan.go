@@ -477,7 +477,7 @@ func (g *gen) weave(parts ...func()) {
 func (g *gen) scanState(form, i int, v scanVectors, t []int) {
 	x, k, p := t[0], t[1], t[2]
 	g.op("VMULPS %d(SI), %s, %s", i*scanPanel, g.v(v.delta), g.v(x))
-	g.power(v, x, k, p)
+	x, k = g.power(v, x, k, p)
 	if g.vb == 64 {
 		g.v3("VSCALEFPS", k, i, i)
 	} else {
@@ -489,12 +489,14 @@ func (g *gen) scanState(form, i int, v scanVectors, t []int) {
 	g.scanRead(form, i, v, k)
 }
 
-// power splits 2^x into 2^n (1 + p r), leaving r in V(x); V(k) is n for VSCALEFPS,
-// or 2^n at AVX2, where it is 0 below 2^-126. NaN passes.
-func (g *gen) power(v scanVectors, x, k, p int) {
+// power splits 2^x into 2^n (1 + p r), and returns the registers of r and of n for
+// VSCALEFPS, or 2^n at AVX2, where it is 0 below 2^-126: V(x) and V(k), or the other way
+// round. NaN passes.
+func (g *gen) power(v scanVectors, x, k, p int) (int, int) {
 	if g.vb == 64 {
-		g.op("VRNDSCALEPS $0, %s, %s", g.v(x), g.v(k))
+		g.op("VREDUCEPS $0, %s, %s", g.v(x), g.v(k)) // one operation, while rounding takes two on Intel's
 		g.v3("VSUBPS", k, x, x)
+		x, k = k, x
 	} else {
 		lo := v.lo
 		if lo < 0 {
@@ -526,17 +528,18 @@ func (g *gen) power(v scanVectors, x, k, p int) {
 			g.c3("VFMADD213PS", fmt.Sprintf("two%d", scanDegree-i), x, p)
 		}
 	}
+	return x, k
 }
 
 // decay replaces V(x) by 2 to its power, with two temporaries.
 func (g *gen) decay(v scanVectors, x int, t []int) {
-	k, p := t[0], t[1]
-	g.power(v, x, k, p)
+	d, p := x, t[1]
+	x, k := g.power(v, x, t[0], p)
 	g.c3("VFMADD213PS", "one", x, p)
 	if g.vb == 64 {
-		g.v3("VSCALEFPS", k, p, x)
+		g.v3("VSCALEFPS", k, p, d)
 	} else {
-		g.v3("VMULPS", k, p, x)
+		g.v3("VMULPS", k, p, d)
 	}
 }
 

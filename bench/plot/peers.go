@@ -1,29 +1,20 @@
-// Command plot draws DIR/peers.json as DIR/peers-models.png and DIR/peers-kernels.png.
-// It is a module of its own, so that MILA for Go does not depend on what it needs.
-//
-//	go run . DIR
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"image/color"
-	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgimg"
 )
 
-// results is what the figures need of peers.json.
-type results struct {
+// peersResults is what the figures need of peers.json.
+type peersResults struct {
 	Date       string
 	CPU        string
 	Cores      int
@@ -61,30 +52,8 @@ var contenders = []contender{
 	{"mila generic", "MILA for Go, no assembly", rgb(0x999999)},
 }
 
-var grid = rgb(0xdddddd)
-
-func rgb(x uint32) color.RGBA { return color.RGBA{uint8(x >> 16), uint8(x >> 8), uint8(x), 255} }
-
-func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: plot DIR")
-		os.Exit(2)
-	}
-	if err := run(os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, "plot:", err)
-		os.Exit(1)
-	}
-}
-
-func run(dir string) error {
-	data, err := os.ReadFile(filepath.Join(dir, "peers.json"))
-	if err != nil {
-		return err
-	}
-	var r results
-	if err := json.Unmarshal(data, &r); err != nil {
-		return fmt.Errorf("peers.json: %w", err)
-	}
+// draw draws peers-models.png and peers-kernels.png.
+func (r *peersResults) draw(dir string) error {
 	var models, kernels []row
 	for _, w := range r.Rows {
 		if strings.HasPrefix(w.Item, "model/") {
@@ -97,37 +66,22 @@ func run(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := save(p, 26, 11, filepath.Join(dir, "peers-models.png")); err != nil {
+	if err := save(26, 11, filepath.Join(dir, "peers-models.png"), p); err != nil {
 		return err
 	}
 	if p, err = r.kernels(kernels); err != nil {
 		return err
 	}
-	return save(p, 26, 17, filepath.Join(dir, "peers-kernels.png"))
+	return save(26, 17, filepath.Join(dir, "peers-kernels.png"), p)
 }
 
-func (r *results) newPlot(title string) *plot.Plot {
-	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
-	plotter.DefaultFont = plot.DefaultFont
-	p := plot.New()
-	p.Title.Text = fmt.Sprintf("%s\n%s, %d cores, %s, %s", title, r.CPU, r.Cores, r.Level, r.Date)
-	p.Title.TextStyle.Font.Size = 13
-	p.Title.Padding = 8
-	for _, a := range []*plot.Axis{&p.X, &p.Y} {
-		a.Label.TextStyle.Font.Size = 11
-		a.Tick.Label.Font.Size = 11
-		a.LineStyle.Width = 0
-		a.Tick.LineStyle.Width = 0
-	}
-	p.Legend.TextStyle.Font.Size = 11
-	p.Legend.ThumbnailWidth = 14
-	p.Legend.Padding = 3
-	return p
+func (r *peersResults) newPlot(title string) *plot.Plot {
+	return newPlot(fmt.Sprintf("%s\n%s, %d cores, %s, %s", title, r.CPU, r.Cores, r.Level, r.Date))
 }
 
 // models draws a group of bars for each model and number of threads, and in it
 // the time that the arithmetic alone would take at the machine's peak.
-func (r *results) models(rows []row) (*plot.Plot, error) {
+func (r *peersResults) models(rows []row) (*plot.Plot, error) {
 	p := r.newPlot("One image of 224 x 224, fp32: milliseconds, less is better")
 	p.Y.Min = 0
 	h := plotter.NewGrid()
@@ -185,14 +139,7 @@ func (r *results) models(rows []row) (*plot.Plot, error) {
 	p.NominalX(names...)
 	p.X.Tick.LineStyle.Width, p.X.LineStyle.Width = 0, 0
 	p.Y.Max *= 1.05
-	p.Y.Tick.Marker = plot.TickerFunc(func(low, high float64) (ticks []plot.Tick) {
-		for _, t := range (plot.DefaultTicks{}).Ticks(low, high) {
-			if !t.IsMinor() {
-				ticks = append(ticks, plot.Tick{Value: t.Value, Label: fmt.Sprint(t.Value)})
-			}
-		}
-		return ticks
-	})
+	p.Y.Tick.Marker = majorTicks
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Legend.XOffs = 10
 	return p, nil
@@ -200,7 +147,7 @@ func (r *results) models(rows []row) (*plot.Plot, error) {
 
 // kernels draws a line for each piece of work with a point for each contender, at
 // its share of the peak.
-func (r *results) kernels(rows []row) (*plot.Plot, error) {
+func (r *peersResults) kernels(rows []row) (*plot.Plot, error) {
 	p := r.newPlot("The parts of MILA-T on one thread: share of the multiply-add peak in percent, more is better")
 	v := plotter.NewGrid()
 	v.Vertical.Color, v.Horizontal.Color = grid, grid
@@ -253,47 +200,4 @@ func plural(n int, noun string) string {
 		noun += "s"
 	}
 	return fmt.Sprint(n, " ", noun)
-}
-
-// rects draws filled rectangles that stand on 0.
-type rects struct {
-	rects []rect
-	color color.Color
-}
-
-type rect struct{ left, right, top float64 }
-
-func (r *rects) Plot(c draw.Canvas, p *plot.Plot) {
-	x, y := p.Transforms(&c)
-	for _, b := range r.rects {
-		c.FillPolygon(r.color, []vg.Point{{X: x(b.left), Y: y(0)}, {X: x(b.right), Y: y(0)}, {X: x(b.right), Y: y(b.top)}, {X: x(b.left), Y: y(b.top)}})
-	}
-}
-
-func (r *rects) DataRange() (xmin, xmax, ymin, ymax float64) {
-	xmin, xmax = math.Inf(1), math.Inf(-1)
-	for _, b := range r.rects {
-		xmin, xmax, ymax = min(xmin, b.left), max(xmax, b.right), max(ymax, b.top)
-	}
-	return xmin, xmax, 0, ymax
-}
-
-func (r *rects) Thumbnail(c *draw.Canvas) {
-	c.FillPolygon(r.color, []vg.Point{c.Min, {X: c.Max.X, Y: c.Min.Y}, c.Max, {X: c.Min.X, Y: c.Max.Y}})
-}
-
-// save draws p with a margin.
-func save(p *plot.Plot, width, height vg.Length, path string) error {
-	img := vgimg.NewWith(vgimg.UseWH(width*vg.Centimeter, height*vg.Centimeter), vgimg.UseDPI(144))
-	const margin = 8
-	p.Draw(draw.Crop(draw.New(img), margin, -margin, margin, -margin))
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if _, err := (vgimg.PngCanvas{Canvas: img}).WriteTo(f); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
 }

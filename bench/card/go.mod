@@ -1,4 +1,4 @@
-module github.com/mila-go/mila/bench/peers/plot
+module github.com/mila-go/mila/bench/card
 
 go 1.26.0
 
