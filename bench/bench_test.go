@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/mila-go/mila/bench"
 	milablas "github.com/mila-go/mila/blas"
 	"github.com/mila-go/mila/block"
+	"github.com/mila-go/mila/internal/hugepage"
 	"github.com/mila-go/mila/kernels"
 	"github.com/mila-go/mila/models"
 	"gonum.org/v1/gonum/blas"
@@ -19,31 +21,55 @@ type stage struct{ side, dim, heads int }
 
 var stages = []stage{{56, 64, 2}, {28, 128, 4}, {14, 256, 8}, {7, 512, 16}}
 
+// values returns n values in pages as a model's.
 func values(n int) []float32 {
-	x := make([]float32, n)
+	x := hugepage.Floats(n)
 	block.Generate(x, "bench", 1, 0.5, 0.5)
 	return x
 }
 
 // measure runs f at every level of the machine and reports the arithmetic speed
-// and its share of the peak at that level, measured just before.
+// and its share of the peak at that level.
 func measure(b *testing.B, name string, macs int, f func(l kernels.Level)) {
 	for _, l := range kernels.Levels() {
-		b.Run(fmt.Sprintf("isa=%v/%s", l, name), func(b *testing.B) {
-			peak := bench.PeakGFLOPS(l, 1)
-			for b.Loop() {
-				f(l)
-			}
-			report(b, macs, peak)
-		})
+		b.Run(fmt.Sprintf("isa=%v/%s", l, name), func(b *testing.B) { report(b, l, macs, func() { f(l) }) })
 	}
 }
 
-// report adds the speed of a loop with so many multiply-adds, and its share of peak.
-func report(b *testing.B, macs int, peak float64) {
-	speed := 2 * float64(macs) * float64(b.N) / b.Elapsed().Seconds() / 1e9
+// report runs f, which does so many multiply-adds.
+func report(b *testing.B, l kernels.Level, macs int, f func()) {
+	seconds, peak := turns(b, l, f)
+	speed := 2 * float64(macs) / seconds / 1e9
 	b.ReportMetric(speed, "GFLOP/s")
 	b.ReportMetric(100*speed/peak, "%peak")
+}
+
+// turns runs the loop of a benchmark and measures the peak every other millisecond,
+// since clocks and neighbours change a core's speed within a run. It returns the median
+// time of a call, and the median peak in GFLOP/s.
+func turns(b *testing.B, l kernels.Level, f func()) (seconds, peak float64) {
+	f()
+	var calls, peaks []float64
+	start, n := time.Now(), 0
+	turn := func() {
+		calls = append(calls, time.Since(start).Seconds()/float64(n))
+		peaks = append(peaks, bench.PeakTurn(l, 1))
+	}
+	for b.Loop() {
+		f()
+		n++
+		if time.Since(start) < time.Millisecond {
+			continue
+		}
+		b.StopTimer()
+		turn()
+		b.StartTimer()
+		start, n = time.Now(), 0
+	}
+	if n > 0 {
+		turn()
+	}
+	return bench.Median(calls), bench.Median(peaks)
 }
 
 // BenchmarkGemm runs the products of a MILA-T block at every stage.
@@ -57,10 +83,10 @@ func BenchmarkGemm(b *testing.B) {
 		}{{"in_proj", s.dim, s.dim, kernels.Identity}, {"act_proj", s.dim, s.dim, kernels.SiLU}, {"qk", 2 * s.dim, s.dim, kernels.ELU1},
 			{"fc1", 4 * s.dim, s.dim, kernels.GELU}, {"fc1_bare", 4 * s.dim, s.dim, kernels.Identity}, {"fc2", s.dim, 4 * s.dim, kernels.Identity}} {
 			const pad = 16 // see kernels/README.md on rows a power of two apart
-			x, w, bias, y := values(m*(op.k+pad)), values(op.n*op.k), values(op.n), make([]float32, m*op.n)
+			x, w, bias, y := values(m*(op.k+pad)), values(op.n*op.k), values(op.n), values(m*op.n)
 			packed := map[kernels.Level][]float32{}
 			for _, l := range kernels.Levels() {
-				packed[l] = make([]float32, kernels.PackedLen(l, op.n, op.k))
+				packed[l] = hugepage.Floats(kernels.PackedLen(l, op.n, op.k))
 				kernels.Pack(l, packed[l], w, op.k, op.n, op.k)
 			}
 			measure(b, fmt.Sprintf("stage=%d/op=%s", i+1, op.name), m*op.n*op.k, func(l kernels.Level) {
@@ -86,11 +112,9 @@ func BenchmarkSgemm(b *testing.B) {
 			}{{"in_proj", s.dim, s.dim}, {"fc1_bare", 4 * s.dim, s.dim}, {"fc2", s.dim, 4 * s.dim}} {
 				x, w, y := values(m*op.k), values(op.n*op.k), make([]float32, m*op.n)
 				b.Run(fmt.Sprintf("of=%s/stage=%d/op=%s", of.name, i+1, op.name), func(b *testing.B) {
-					peak := bench.PeakGFLOPS(kernels.Auto, 1)
-					for b.Loop() {
+					report(b, kernels.Auto, m*op.n*op.k, func() {
 						of.Sgemm(blas.NoTrans, blas.Trans, m, op.n, op.k, 1, x, op.k, w, op.k, 0, y, op.n)
-					}
-					report(b, m*op.n*op.k, peak)
+					})
 				})
 			}
 		}
@@ -187,13 +211,11 @@ func BenchmarkModel(b *testing.B) {
 		}
 		x, out := values(cfg.InChans*cfg.ImgSize*cfg.ImgSize), &block.Output{Logits: make([]float32, cfg.NumClasses)}
 		b.Run(fmt.Sprintf("isa=%v/model=%s", m.Level(), name), func(b *testing.B) {
-			peak := bench.PeakGFLOPS(m.Level(), 1)
-			for b.Loop() {
+			report(b, m.Level(), int(cfg.MACs(cfg.ImgSize, cfg.ImgSize)), func() {
 				if err := p.Forward(context.Background(), out, x); err != nil {
 					b.Fatal(err)
 				}
-			}
-			report(b, int(cfg.MACs(cfg.ImgSize, cfg.ImgSize)), peak)
+			})
 		})
 	}
 	for _, l := range kernels.Levels() {

@@ -1,40 +1,42 @@
 package bench
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/mila-go/mila/kernels"
 )
 
-// PeakGFLOPS measures how many 10^9 multiply-add operations, counted as two
-// each, `threads` threads do in a second at level l with operands in registers:
-// the speed that nothing at this level can exceed. The best of several rounds
-// of a few milliseconds counts.
+// PeakTurn measures how many 10^9 multiply-add operations, counted as two each,
+// `threads` threads do in a second at level l with operands in registers: the speed
+// that nothing at this level can exceed. It takes some 100 µs, so that it can take
+// turns with what is measured: clocks depend on what all cores do, and a processor
+// that runs a model may run slower than one that has just begun.
 //
 // See [kernels.MultiplyAdds] for what counts at level generic.
-func PeakGFLOPS(l kernels.Level, threads int) float64 {
-	const rounds, n = 9, 1 << 17
-	best := 0.0
-	done := make([]int, threads)
-	for range rounds {
-		var wg sync.WaitGroup
-		start := time.Now()
-		for i := range threads {
-			wg.Go(func() {
-				done[i] = 0
-				for range 8 { // short calls: assembly cannot be preempted
-					done[i] += kernels.MultiplyAdds(l, n)
-				}
-			})
-		}
-		wg.Wait()
-		seconds := time.Since(start).Seconds()
-		total := 0
-		for _, d := range done {
-			total += d
-		}
-		best = max(best, 2*float64(total)/seconds/1e9)
+func PeakTurn(l kernels.Level, threads int) float64 {
+	const n = 1 << 14 // short calls: assembly cannot be preempted
+	speeds := make([]float64, threads)
+	var wg sync.WaitGroup
+	for i := range speeds {
+		wg.Go(func() {
+			kernels.MultiplyAdds(l, n) // the first finds the units asleep
+			start := time.Now()
+			done := kernels.MultiplyAdds(l, n) + kernels.MultiplyAdds(l, n)
+			speeds[i] = 2 * float64(done) / time.Since(start).Seconds() / 1e9
+		})
 	}
-	return best
+	wg.Wait()
+	sum := 0.0
+	for _, s := range speeds {
+		sum += s
+	}
+	return sum
+}
+
+// Median returns the median of x, which it sorts.
+func Median(x []float64) float64 {
+	slices.Sort(x)
+	return x[len(x)/2]
 }

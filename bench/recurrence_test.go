@@ -2,9 +2,7 @@ package bench_test
 
 import (
 	"fmt"
-	"slices"
 	"testing"
-	"time"
 
 	"github.com/mila-go/mila/kernels"
 )
@@ -39,7 +37,7 @@ func BenchmarkRecurrence(b *testing.B) {
 			if kind.opt.Beta != nil {
 				outer = 3
 			}
-			inTurn(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), heads*steps*outer*d*d, func(l kernels.Level) {
+			measure(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), heads*steps*outer*d*d, func(l kernels.Level) {
 				kernels.Recurrent(l, o, state, q, k, v, shape, kind.opt)
 			})
 			macs := 0
@@ -54,59 +52,9 @@ func BenchmarkRecurrence(b *testing.B) {
 					macs += half*d + n*(n-1)/2*d + n*d*d
 				}
 			}
-			inTurn(b, fmt.Sprintf("form=chunked/kind=%s/L=%d", kind.name, steps), heads*macs, func(l kernels.Level) {
+			measure(b, fmt.Sprintf("form=chunked/kind=%s/L=%d", kind.name, steps), heads*macs, func(l kernels.Level) {
 				kernels.Chunked(l, o, state, q, k, v, shape, kind.opt, work)
 			})
 		}
 	}
-}
-
-// inTurn is measure with medians of short turns, the loop's and the peak's.
-func inTurn(b *testing.B, name string, macs int, f func(l kernels.Level)) {
-	for _, l := range kernels.Levels() {
-		b.Run(fmt.Sprintf("isa=%v/%s", l, name), func(b *testing.B) {
-			seconds, peak := turns(b, l, func() { f(l) })
-			b.ReportMetric(2*float64(macs)/seconds/1e9, "GFLOP/s")
-			b.ReportMetric(200*float64(macs)/seconds/1e9/peak, "%peak")
-		})
-	}
-}
-
-// turns runs the loop of a benchmark and measures the peak every other millisecond,
-// since clocks and neighbours change a core's speed within a run. It returns the median
-// time of a call, and the median peak in GFLOP/s.
-func turns(b *testing.B, l kernels.Level, f func()) (seconds, peak float64) {
-	var calls, peaks []float64
-	sample := func() {
-		const n = 1 << 15
-		start := time.Now()
-		done := kernels.MultiplyAdds(l, n)
-		peaks = append(peaks, 2*float64(done)/time.Since(start).Seconds()/1e9)
-	}
-	f()
-	sample()
-	start, n := time.Now(), 0
-	turn := func() {
-		calls = append(calls, time.Since(start).Seconds()/float64(n))
-		sample()
-	}
-	for b.Loop() {
-		f()
-		n++
-		if time.Since(start) < time.Millisecond {
-			continue
-		}
-		b.StopTimer()
-		turn()
-		b.StartTimer()
-		start, n = time.Now(), 0
-	}
-	if n > 0 {
-		turn()
-	}
-	median := func(x []float64) float64 {
-		slices.Sort(x)
-		return x[len(x)/2]
-	}
-	return median(calls), median(peaks)
 }

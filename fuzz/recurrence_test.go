@@ -1,6 +1,7 @@
 package fuzz_test
 
 import (
+	"math"
 	"testing"
 
 	"github.com/mila-go/mila/kernels"
@@ -67,6 +68,65 @@ func FuzzRecurrence(f *testing.F) {
 				close(t, "o", l, o, want, scale, 1e-5)
 				close(t, "state", l, state, wstate, scale, 1e-5)
 			}
+		})
+	})
+}
+
+// FuzzSSD compares Mamba-2's recurrence with its definition.
+func FuzzSSD(f *testing.F) {
+	f.Add(uint64(1), uint8(70), uint8(1), uint8(16), uint8(33), uint8(0))
+	f.Add(uint64(2), uint8(9), uint8(3), uint8(7), uint8(5), uint8(0xff))
+	f.Fuzz(func(t *testing.T, seed uint64, l8, h8, n8, d8, flags uint8) {
+		has := func(bit int) bool { return flags>>bit&1 != 0 }
+		s := kernels.RecurrenceShape{L: int(l8), Heads: 1 + int(h8)%4, KeyDim: 1 + int(n8)%40, Dim: 1 + int(d8)%40}
+		if has(0) {
+			s.Groups = 1
+		}
+		dense := s.Dense()
+		each(t, seed, false, func(l kernels.Level, src source) {
+			x, b, c := src.values(s.L*dense.LdV), src.values(s.L*dense.LdK), src.values(s.L*dense.LdQ)
+			delta, a, state := src.values(s.L*s.Heads), src.values(s.Heads), src.values(s.Heads*s.KeyDim*s.Dim)
+			for i, v := range a {
+				a[i] = -v * v
+			}
+			o := kernels.SSDOptions{Softplus: true}
+			if has(1) {
+				o.DeltaBias = src.values(s.Heads)
+			}
+			if has(2) {
+				o.D = src.values(s.Heads)
+			}
+			if has(3) {
+				o.Z = src.values(len(x))
+			}
+			// The recurrence of δ x with gates δ a.
+			gates, values, want, wstate := make([]float32, len(delta)), clone(x), make([]float32, len(x)), clone(state)
+			for i, v := range delta {
+				h := i % s.Heads
+				if o.DeltaBias != nil {
+					v += o.DeltaBias[h]
+				}
+				dt := ref.Softplus(float64(v))
+				gates[i] = float32(dt * float64(a[h]))
+				for j := range s.Dim {
+					values[i*s.Dim+j] *= float32(dt)
+				}
+			}
+			ref.Recurrence(want, wstate, c, b, values, s, kernels.RecurrenceOptions{HeadGate: gates})
+			for i := range want {
+				if o.D != nil {
+					want[i] += o.D[i/s.Dim%s.Heads] * x[i]
+				}
+				if o.Z != nil {
+					z := float64(o.Z[i])
+					want[i] *= float32(z / (1 + math.Exp(-z)))
+				}
+			}
+			y := src.alloc(len(x))
+			kernels.SSD(l, y, state, x, delta, a, b, c, s, o, make([]float32, kernels.SSDLen(s)))
+			scale := 8 * float64(s.L+s.KeyDim)
+			close(t, "y", l, y, want, scale, 1e-5)
+			close(t, "state", l, state, wstate, scale, 1e-5)
 		})
 	})
 }

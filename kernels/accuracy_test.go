@@ -62,6 +62,7 @@ func TestStatedErrors(t *testing.T) {
 			{"softplus", func() { kernels.Softplus(l, y, x) }, func(v float64) float64 { return math.Max(v, 0) + math.Log1p(math.Exp(-math.Abs(v))) }, 2e-7},
 			{"gelu", func() { kernels.Activate(l, kernels.GELU, y, x) }, func(v float64) float64 { return v / 2 * math.Erfc(-v/math.Sqrt2) }, 1e-6},
 			{"silu", func() { kernels.Activate(l, kernels.SiLU, y, x) }, func(v float64) float64 { return v / (1 + math.Exp(-v)) }, 1e-6},
+			{"elu1", func() { kernels.Activate(l, kernels.ELU1, y, x) }, func(v float64) float64 { return math.Exp(math.Min(v, 0)) + math.Max(v, 0) }, 1e-6},
 			{"sigmoid", func() { kernels.Sigmoid(l, y, x) }, func(v float64) float64 { return 1 / (1 + math.Exp(-v)) }, 2e-7},
 		} {
 			f.got()

@@ -118,11 +118,11 @@ func dwconvVector(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
 	}
 }
 
-// dwslide computes pairs of rows at stride 1, some channels at a time where rows
-// are long.
+// dwslide computes a few rows at a time at stride 1, and some channels at a time
+// where rows are long.
 func dwslide(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
 	const plain, relu, silu, addMul = 0, 1, 2, 3
-	mode, residual := plain, 0
+	mode := plain
 	switch {
 	case d.Add != nil:
 		mode = addMul
@@ -131,33 +131,27 @@ func dwslide(l Level, y, x, w9, bias []float32, s DWShape, d generic.DW) {
 	case d.Act == SiLU:
 		mode = silu
 	}
-	if d.Residual {
-		residual = 1
+	most := amd64.DWSlideAVX512Rows
+	if l == AVX2 {
+		most = amd64.DWSlideAVX2Rows
 	}
-	has := func(b bool) int {
-		if b {
-			return 1
-		}
-		return 0
-	}
-	part := max(1, callWork/s.W/64) * 64
-	for i := s.Row0; i < s.Row1; i += 2 {
-		rows := min(2, s.Row1-i)
-		above, below := has(i > 0), has(i+rows < s.H)
+	rows := s.Row1 - s.Row0
+	groups := (rows + most - 1) / most
+	part := max(1, callWork/most/s.W/64) * 64
+	for g := range groups {
+		i, end := s.Row0+rows*g/groups, s.Row0+rows*(g+1)/groups
+		above, below := flag(i > 0), flag(end < s.H)
 		for c := 0; c < s.Ch; c += part {
 			at := i*s.W*s.LdY + c
-			var add, mul, b *float32
+			var add, mul *float32
 			if mode == addMul {
 				add, mul = &d.Add[at], &d.Mul[at]
 			}
-			if bias != nil {
-				b = &bias[c]
-			}
-			n := min(part, s.Ch-c)
+			b, n := orNil(bias, c), min(part, s.Ch-c)
 			if l == AVX512 {
-				amd64.DWSlideAVX512(&y[at], &x[i*s.W*s.LdX+c], &w9[c], b, add, mul, s.LdX, s.LdY, s.LdW, n, s.W, rows, above, below, residual, mode)
+				amd64.DWSlideAVX512(&y[at], &x[i*s.W*s.LdX+c], &w9[c], b, add, mul, s.LdX, s.LdY, s.LdW, n, s.W, end-i, above, below, flag(d.Residual), mode)
 			} else {
-				amd64.DWSlideAVX2(&y[at], &x[i*s.W*s.LdX+c], &w9[c], b, add, mul, s.LdX, s.LdY, s.LdW, n, s.W, rows, above, below, residual, mode)
+				amd64.DWSlideAVX2(&y[at], &x[i*s.W*s.LdX+c], &w9[c], b, add, mul, s.LdX, s.LdY, s.LdW, n, s.W, end-i, above, below, flag(d.Residual), mode)
 			}
 		}
 	}
@@ -264,12 +258,14 @@ func rotateCall(l Level, y *float32, ldy int, x *float32, ldx int, table *float3
 	}
 }
 
-func inverseCall(l Level, y, x *float32, ldx int, s *float32, tokens, n int, eps float32) {
+// inverseCall also copies the tokens to dense rows, and says so.
+func inverseCall(l Level, y, dense, x *float32, ldx int, s *float32, tokens, n int, eps float32) bool {
 	if l == AVX512 {
-		amd64.InverseAVX512(y, x, ldx, s, tokens, n, eps)
+		amd64.InverseAVX512(y, dense, x, ldx, s, tokens, n, eps)
 	} else {
-		amd64.InverseAVX2(y, x, ldx, s, tokens, n, eps)
+		amd64.InverseAVX2(y, dense, x, ldx, s, tokens, n, eps)
 	}
+	return true
 }
 
 // binaryVector computes y = a op b in calls of bounded length.

@@ -93,8 +93,10 @@ func rotateCall(l Level, y *float32, ldy int, x *float32, ldx int, table *float3
 	arm64.RotateNEON(y, ldy, x, ldx, table, step, wrap, column, w, tokens, n, scale, sum)
 }
 
-func inverseCall(l Level, y, x *float32, ldx int, s *float32, tokens, n int, eps float32) {
+// inverseCall leaves the tokens where they are.
+func inverseCall(l Level, y, _, x *float32, ldx int, s *float32, tokens, n int, eps float32) bool {
 	arm64.InverseNEON(y, x, ldx, s, tokens, n, eps)
+	return false
 }
 
 // binaryVector computes y = a op b in calls of bounded length.

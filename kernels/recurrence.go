@@ -268,24 +268,18 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 			transpose(l, turned[i*kd:], nr, rows[i*kd:], kd, min(nr, n-i), kd)
 		}
 	}
-	// read adds to y what x, times f, reads from the state before the chunk, and then
-	// fills products with (f x)·keys.
+	// read adds to y what x, times f, reads from the state before the chunk, with gates
+	// of heads to a y of zeros, and fills products with (f x)·keys.
 	read := func(y, x []float32, ldx int, f, mask []float32) {
-		if gated {
-			Mul(l, ends[:n], f, out[:n])
-			turn(x, ldx, ends)
-		} else {
-			turn(x, ldx, f)
-		}
+		turn(x, ldx, f)
 		for i := 0; i < n; i += nr {
-			outerSum(l, y[i*d:], d, turned[i*kd:], nr, S, d, kd, min(nr, n-i), d)
+			cols := min(nr, n-i)
+			outerSum(l, y[i*d:], d, turned[i*kd:], nr, S, d, kd, cols, d)
+			// keys behind a panel are masked
+			Gemm(l, products[i:], most, keys, kd, turned[i*kd:], i+cols, cols, kd, Epilogue{Mul: mask[i:], LdMul: most})
 		}
 		if gated {
-			turn(x, ldx, f)
-		}
-		for i := 0; i < n; i += nr { // keys behind a panel are masked
-			cols := min(nr, n-i)
-			Gemm(l, products[i:], most, keys, kd, turned[i*kd:], i+cols, cols, kd, Epilogue{Mul: mask[i:], LdMul: most})
+			scaleRows(l, y, d, y, d, n, d, out)
 		}
 	}
 
@@ -294,14 +288,22 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 			copy(values[i*d:(i+1)*d], vc[i*s.LdV:])
 		}
 	} else { // w in place of v
+		own := values // beta v
+		if gated {
+			own = results
+			clear(values[:n*d])
+		}
 		for i := range n {
 			factors[i] = opt.Beta[(t0+i)*s.Heads+h]
 		}
-		scaleRows(l, values, d, vc, s.LdV, n, d, factors)
+		scaleRows(l, own, d, vc, s.LdV, n, d, factors)
 		for i := range n {
 			factors[i] = -factors[i]
 		}
 		read(values, kc, s.LdK, factors[:n], mask)
+		if gated {
+			Add(l, values[:n*d], values[:n*d], own[:n*d])
+		}
 		solve(l, values, d, products, n)
 	}
 

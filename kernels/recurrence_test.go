@@ -363,3 +363,21 @@ func TestRecurrenceShapesAreChecked(t *testing.T) {
 	kernels.SSD(kernels.Auto, nil, x, nil, nil, x, nil, nil, shape{Heads: 2, KeyDim: 4, Dim: 4}, kernels.SSDOptions{}, work)
 	kernels.Chunked(kernels.Auto, nil, x, nil, nil, nil, shape{Heads: 2, KeyDim: 4, Dim: 4}, options{}, work)
 }
+
+func TestRecurrenceAllocatesNothing(t *testing.T) {
+	const steps, heads, d = 70, 2, 20
+	x, gates, state, o := make([]float32, steps*heads*d), make([]float32, steps*heads), make([]float32, heads*d*d), make([]float32, steps*heads*d)
+	s := kernels.RecurrenceShape{L: steps, Heads: heads, KeyDim: d, Dim: d}
+	work, more := make([]float32, kernels.ChunkedLen(d, d)), make([]float32, kernels.SSDLen(s))
+	for _, l := range kernels.Levels() {
+		if allocs := testing.AllocsPerRun(5, func() {
+			for _, opt := range [...]kernels.RecurrenceOptions{{HeadGate: gates, Beta: gates}, {KeyGate: x, Beta: gates}, {Sum: x[:heads*d], Eps: 1}} {
+				kernels.Recurrent(l, o, state, x, x, x, s, opt)
+				kernels.Chunked(l, o, state, x, x, x, s, opt, work)
+			}
+			kernels.SSD(l, o, state, x, gates, gates, x, x, s, kernels.SSDOptions{Softplus: true, Z: x}, more)
+		}); allocs != 0 {
+			t.Errorf("%v: %v allocations", l, allocs)
+		}
+	}
+}

@@ -184,6 +184,13 @@ func TestBatch(t *testing.T) {
 			}
 		}
 	}
+	if n, err := m.BatchSize(); err != nil || n != 1 { // nano has 36 tokens in its last stage
+		t.Errorf("batches of %d, %v", n, err)
+	}
+	m.Preprocess = m.Preprocess.At(40) // 3 x 3
+	if n, err := m.BatchSize(); err != nil || n != 4 {
+		t.Errorf("batches of %d, %v", n, err)
+	}
 	if _, err := m.NewBatch(0); err == nil {
 		t.Error("a batch of nothing is accepted")
 	}

@@ -66,7 +66,7 @@ func section(d *details, photos []photo) string {
 		for _, ph := range photos {
 			var top []string
 			for _, t := range ph.Top[:min(3, len(ph.Top))] {
-				top = append(top, fmt.Sprintf("%.0f %% %s", 100*t.Prob, t.Label))
+				top = append(top, fmt.Sprintf("%.1f %% %s", 100*t.Prob, t.Label))
 			}
 			p("| <img src=\"%s\" width=\"360\"> | %s |\n", filepath.ToSlash(ph.Heatmap), strings.Join(top, "<br>"))
 		}
@@ -74,11 +74,12 @@ func section(d *details, photos []photo) string {
 	return s.String()
 }
 
-// mistakes tells for each class what its images are most often taken for.
+// mistakes tells for each class what its images are most often taken for, if it is not
+// just one of them.
 func (d *details) mistakes() map[int]string {
 	most, out := map[int]int{}, map[int]string{}
 	for _, c := range d.Confusion {
-		if c[0] != c[1] && c[2] > most[c[0]] {
+		if c[0] != c[1] && c[2] > max(1, most[c[0]]) {
 			most[c[0]] = c[2]
 			out[c[0]] = fmt.Sprintf("%s (%.0f %%)", d.Classes[c[1]].Label, 100*d.Classes[c[0]].share(c[2]))
 		}

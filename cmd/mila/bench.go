@@ -108,17 +108,17 @@ func benchmark(ctx context.Context, c *cli.Command, opt models.Options, stdout i
 	if err := p.Forward(ctx, dst, x); err != nil {
 		return err
 	}
-	peak := bench.PeakGFLOPS(m.Level(), m.Threads())
-	var times []float64
+	var times, peaks []float64
 	for start := time.Now(); len(times) < 3 || time.Since(start) < c.Duration("duration"); {
 		t := time.Now()
 		if err := p.Forward(ctx, dst, x); err != nil {
 			return err
 		}
 		times = append(times, time.Since(t).Seconds()*1e3/float64(batch))
+		peaks = append(peaks, bench.PeakTurn(m.Level(), m.Threads()))
 	}
-	peak = max(peak, bench.PeakGFLOPS(m.Level(), m.Threads()))
 	slices.Sort(times)
+	peak := bench.Median(peaks)
 	at := func(q float64) float64 { return times[int(q*float64(len(times)-1)+0.5)] }
 	r := measurement{Model: name, Size: size, Batch: batch, Threads: m.Threads(), DType: "f32", ISA: m.Level().String(),
 		MedianMS: at(0.5), P10MS: at(0.1), P90MS: at(0.9), PeakGFLOPS: peak}

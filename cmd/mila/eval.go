@@ -57,12 +57,6 @@ Exit status: 0, 1 if anything failed (the images that could be read are still ev
 	}
 }
 
-// batchFor returns how many images of crop x crop pixels to classify in one forward
-// pass. A small image leaves few rows to the matrix products of the last stages: nano
-// takes a tenth less time for an image in a batch of 8. From about 224 x 224 pixels on
-// a larger batch only needs more memory.
-func batchFor(crop int) int { return min(max(1, 224*224/max(1, crop*crop)), 8) }
-
 func eval(ctx context.Context, c *cli.Command, opt models.Options, stdout, stderr io.Writer) error {
 	data, err := openDataset(c.String("data"))
 	if err != nil {
@@ -86,7 +80,11 @@ func eval(ctx context.Context, c *cli.Command, opt models.Options, stdout, stder
 	}
 	// Each worker decodes and classifies a few images at a time, so that all threads
 	// are busy with both.
-	per := max(1, min(batchFor(m.Preprocess.Crop), len(samples)/(2*side)))
+	per, err := m.BatchSize()
+	if err != nil {
+		return err
+	}
+	per = max(1, min(per, len(samples)/(2*side)))
 	batches := make([]*models.Batch, side)
 	for i := range batches {
 		if batches[i], err = m.NewBatch(per); err != nil {

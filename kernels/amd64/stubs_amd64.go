@@ -11,6 +11,9 @@ const (
 	GemmAVX2MR, GemmAVX2NR     = 6, 16
 )
 
+// How many output rows DWSlide takes at most.
+const DWSlideAVX512Rows, DWSlideAVX2Rows = 4, 2
+
 // GemmAVX512 multiplies rows of X by one packed panel of 32 columns:
 //
 //	for i := range rows {
@@ -39,7 +42,7 @@ func GemmAVX512(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride in
 //go:noescape
 func GemmAVX2(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int, w, bias, mul *float32, ldmul int, add *float32, ldadd, rows, act int)
 
-// DWSlideAVX512 computes one or two rows (rows) of n pixels of a 3x3 depthwise
+// DWSlideAVX512 computes rows (1 to 4) rows of n pixels of a 3x3 depthwise
 // convolution of stride 1 with padding 1, for ch channels:
 //
 //	for i := range rows {
@@ -64,7 +67,7 @@ func GemmAVX2(y *float32, ldy int, x *float32, ldx, segs, segLen, segStride int,
 //go:noescape
 func DWSlideAVX512(y, x, w, bias, add, mul *float32, ldx, ldy, ldw, ch, n, rows, above, below, residual, mode int)
 
-// DWSlideAVX2 is [DWSlideAVX512] with 8 channels in a vector.
+// DWSlideAVX2 is [DWSlideAVX512] for 1 or 2 rows.
 //
 //go:noescape
 func DWSlideAVX2(y, x, w, bias, add, mul *float32, ldx, ldy, ldw, ch, n, rows, above, below, residual, mode int)
@@ -207,16 +210,16 @@ func RotateAVX512(y *float32, ldy int, x *float32, ldx int, table *float32, step
 //go:noescape
 func RotateAVX2(y *float32, ldy int, x *float32, ldx int, table *float32, step, wrap, column, w, tokens, n int, scale, sum *float32)
 
-// InverseAVX512 computes y[t] = 1 / (eps + Σ x[t*ldx+a] s[a]) over a < n for at
-// least one token.
+// InverseAVX512 computes y[t] = 1 / (eps + Σ x[t*ldx+a] s[a]) over a < n and
+// dense[t*n+a] = x[t*ldx+a].
 //
 //go:noescape
-func InverseAVX512(y, x *float32, ldx int, s *float32, tokens, n int, eps float32)
+func InverseAVX512(y, dense, x *float32, ldx int, s *float32, tokens, n int, eps float32)
 
 // InverseAVX2 is [InverseAVX512] with 8 channels in a vector.
 //
 //go:noescape
-func InverseAVX2(y, x *float32, ldx int, s *float32, tokens, n int, eps float32)
+func InverseAVX2(y, dense, x *float32, ldx int, s *float32, tokens, n int, eps float32)
 
 // AddAVX512 computes y[i] = a[i] + b[i]; y may be a or b.
 //

@@ -136,7 +136,6 @@ func (g *gen) constants() *constants {
 	c.values("lo", -104)
 	c.values("hi", 89)
 	c.values("log2e", math.Log2E)
-	c.values("ln2", math.Ln2)
 	c.values("ln2hi", 0.693359375) // 10 bits: k·ln2hi is exact
 	c.values("ln2lo", math.Ln2-0.693359375)
 	c.values("expmagic", 1.5*float64(int(1)<<23)/float64(n)) // the last bit is worth 1/n
@@ -154,6 +153,7 @@ func (g *gen) constants() *constants {
 	}, -half, half, g.expDegree()-2) {
 		c.values(fmt.Sprintf("e%d", i+2), e)
 	}
+	c.expmConstants(n)
 	w := math.Ceil(phiEnd/(float64(n)-1.5)*256) / 256 // short, so that i w is exact
 	c.values("phiscale", 1/w)
 	c.values("phiwidth", w)
@@ -186,7 +186,7 @@ func (g *gen) constants() *constants {
 	c.values("one", 1)
 	c.values("half", 0.5)
 	c.values("sqrt2", math.Sqrt2)
-	c.values("zeros", make([]float64, 16)...)
+	c.values("zeros", make([]float64, 32)...)
 	c.bits("sign", 0x80000000)
 	c.bits("abs", 0x7fffffff)
 	c.bits("bias127", 127)
@@ -256,9 +256,8 @@ func (g *gen) lookup(table string, i, d int) {
 
 // exp replaces V(t[0]) by its exponential. Arguments are clamped where the
 // result is 0 or infinite anyway, from above only if the caller has not; NaN
-// passes, being the second operand. One constant for ln 2 leaves a relative
-// error of 3e-9 |x|, for activations; two leave none.
-func (g *gen) exp(t [4]int, above, exact bool) {
+// passes, being the second operand.
+func (g *gen) exp(t [4]int, above bool) {
 	x, u, p, q := t[0], t[1], t[2], t[3]
 	g.load("lo", u)
 	g.v3("VMAXPS", x, u, x)
@@ -270,12 +269,8 @@ func (g *gen) exp(t [4]int, above, exact bool) {
 	g.c3("VFMADD231PS", "log2e", x, u)
 	g.lookup("pow", u, p)
 	g.c3("VSUBPS", "expmagic", u, u)
-	if exact {
-		g.c3("VFNMADD231PS", "ln2hi", u, x)
-		g.c3("VFNMADD231PS", "ln2lo", u, x)
-	} else {
-		g.c3("VFNMADD231PS", "ln2", u, x)
-	}
+	g.c3("VFNMADD231PS", "ln2hi", u, x)
+	g.c3("VFNMADD231PS", "ln2lo", u, x)
 	g.load(fmt.Sprintf("e%d", g.expDegree()), q)
 	for i := g.expDegree() - 1; i >= 2; i-- {
 		g.c3("VFMADD213PS", fmt.Sprintf("e%d", i), x, q)
@@ -352,8 +347,7 @@ var bodies = map[string]func(g *gen, x int, t [4]int){
 		g.v3("VMAXPS", x, t[0], x)
 	},
 	"silu": func(g *gen, x int, t [4]int) {
-		g.negate(x, t[0])
-		g.exp(t, true, false)
+		g.expm(x, t)
 		g.c3("VADDPS", "one", t[0], t[0])
 		g.v3("VDIVPS", t[0], x, x)
 	},
@@ -373,19 +367,26 @@ var bodies = map[string]func(g *gen, x int, t [4]int){
 	},
 	// exp(min(x, 0)) + max(x, 0)
 	"elu1": func(g *gen, x int, t [4]int) {
-		g.op("VXORPS X%d, X%d, X%d", t[1], t[1], t[1])
-		g.v3("VMINPS", x, t[1], t[0])
-		g.v3("VMAXPS", x, t[1], x)
-		g.exp(t, false, false)
+		g.op("VXORPS X%d, X%d, X%d", t[2], t[2], t[2])
+		if g.vb == 64 {
+			g.v3("VMINPS", x, t[2], t[1])
+			g.v3("VMAXPS", x, t[2], x)
+			g.c3("VMULPS", "log2e", t[1], t[1])
+			g.exp2(t)
+		} else {
+			g.negate(x, t[0])
+			g.v3("VMAXPS", t[0], t[2], t[0])
+			g.v3("VMAXPS", x, t[2], x)
+			g.expm(t[0], t)
+		}
 		g.v3("VADDPS", t[0], x, x)
 	},
 	"exp": func(g *gen, x int, t [4]int) {
 		t[0], x = x, t[0]
-		g.exp(t, true, true)
+		g.exp(t, true)
 	},
 	"sigmoid": func(g *gen, x int, t [4]int) {
-		g.negate(x, t[0])
-		g.exp(t, true, false)
+		g.expm(x, t)
 		g.c3("VADDPS", "one", t[0], t[0])
 		g.load("one", x)
 		g.v3("VDIVPS", t[0], x, x)

@@ -175,9 +175,10 @@ func (g *gen) dwbody(rows, taps int, suffix string) {
 //
 // then times gamma plus beta where they are not nil; without centre the mean
 // counts as 0, which is RMSNorm. Mean and variance are two
-// passes over the row, which lies in the L1 cache. Registers: SI DI the rows,
-// R8 R9 their distances, R10 rows left, AX offset, CX elements left; V0 V1 sums,
-// V2 mean, V3 1/sqrt, V4 1/c; R11 R12 gamma, beta; K1 (V15) the tail's mask.
+// passes over the row, which lies in the L1 cache, with four sums each. Registers: SI
+// DI the rows, R8 R9 their distances, R10 rows left, AX offset, CX elements left; V0 to
+// V3 sums, V4 to V8 values, V9 mean, V10 1/sqrt, V11 1/c, V12 1; R11 R12 gamma,
+// beta; K1 (V15) the tail's mask.
 func (g *gen) layernorm() {
 	lanes := g.vb / 4
 	g.p("// func LayerNorm%s(y *float32, ldy int, x *float32, ldx, rows, c int, gamma, beta *float32, eps float32, centre int)", g.name)
@@ -192,93 +193,112 @@ func (g *gen) layernorm() {
 	g.op("MOVQ gamma+48(FP), R11")
 	g.op("MOVQ beta+56(FP), R12")
 	g.op("MOVQ c+40(FP), CX")
-	g.op("VXORPS X4, X4, X4")
-	g.op("VCVTSI2SSQ CX, X4, X4 // the number of channels")
-	g.op("MOVL $0x3f800000, AX")
-	g.op("VMOVD AX, X5 // 1")
+	g.op("VXORPS X11, X11, X11")
+	g.op("VCVTSI2SSQ CX, X11, X11 // the number of channels")
+	g.op("VMOVSS %s, X12", g.at("one"))
+	g.op("VDIVSS X11, X12, X11")
 	g.tailMask("CX", "AX", 15)
-	load := func(at string, r int) { g.loadTail(at, 15, r) } // of a row's end
-	// loop runs body over a row; end is its last, partial vector.
-	loop := func(name string, body, end func()) {
+	// loop runs body over a row, four vectors at a time, then one by one; tail is its
+	// last, partial vector.
+	loop := func(name string, body func(vectors int, tail bool)) {
 		g.op("XORQ AX, AX")
 		g.op("MOVQ c+40(FP), CX")
-		g.op("SUBQ $%d, CX", lanes)
-		g.op("JLT %stail", name)
-		g.p("%s:", name)
-		body()
-		g.op("ADDQ $%d, AX", g.vb)
-		g.op("SUBQ $%d, CX", lanes)
-		g.op("JGE %s", name)
-		g.p("%stail:", name)
-		g.op("ADDQ $%d, CX", lanes)
+		for _, vectors := range []int{4, 1} {
+			label := fmt.Sprint(name, vectors)
+			g.op("SUBQ $%d, CX", vectors*lanes)
+			g.op("JLT %send", label)
+			g.p("%s:", label)
+			body(vectors, false)
+			g.op("ADDQ $%d, AX", vectors*g.vb)
+			g.op("SUBQ $%d, CX", vectors*lanes)
+			g.op("JGE %s", label)
+			g.p("%send:", label)
+			g.op("ADDQ $%d, CX", vectors*lanes)
+		}
 		g.op("JZ %send", name)
-		end()
+		body(1, true)
 		g.p("%send:", name)
 	}
-	mean := func() { // of the lanes of V0, into X0
+	load := func(base string, v, to int, tail bool) {
+		if tail {
+			g.loadTail("("+base+")(AX*1)", 15, to)
+		} else {
+			g.op("VMOVUPS %d(%s)(AX*1), %s", v*g.vb, base, g.v(to))
+		}
+	}
+	clear := func() {
+		for v := range 4 {
+			g.op("VXORPS X%d, X%d, X%d", v, v, v)
+		}
+	}
+	mean := func() { // of the lanes of the sums, into X0
+		g.v3("VADDPS", 1, 0, 0)
+		g.v3("VADDPS", 3, 2, 2)
+		g.v3("VADDPS", 2, 0, 0)
 		g.reduce(0, 1)
-		g.op("VDIVSS X4, X0, X0")
+		g.op("VMULSS X11, X0, X0")
 	}
 	g.p("row:")
 	g.op("SUBQ $1, R10")
 	g.op("JLT end")
-	g.op("VXORPS %s, %s, %s", g.v(2), g.v(2), g.v(2))
+	g.op("VXORPS X9, X9, X9")
 	g.op("CMPQ centre+72(FP), $0")
 	g.op("JEQ centred")
-	g.op("VXORPS X0, X0, X0")
-	loop("sum", func() { g.op("VADDPS (SI)(AX*1), %s, %s", g.v(0), g.v(0)) },
-		func() { load("(SI)(AX*1)", 1); g.op("VADDPS %s, %s, %s", g.v(1), g.v(0), g.v(0)) })
-	mean()
-	g.op("VBROADCASTSS X0, %s", g.v(2))
-	g.p("centred:")
-	g.op("VXORPS X0, X0, X0")
-	loop("dev", func() {
-		g.op("VMOVUPS (SI)(AX*1), %s", g.v(1))
-		g.op("VSUBPS %s, %s, %s", g.v(2), g.v(1), g.v(1))
-		g.op("VFMADD231PS %s, %s, %s", g.v(1), g.v(1), g.v(0))
-	}, func() {
-		load("(SI)(AX*1)", 1)
-		if g.vb == 64 {
-			g.op("VSUBPS.Z Z2, Z1, K1, Z1")
-		} else {
-			g.op("VSUBPS Y2, Y1, Y1")
-			g.op("VANDPS Y15, Y1, Y1")
+	clear()
+	loop("sum", func(vectors int, tail bool) {
+		for v := range vectors {
+			load("SI", v, 4+v, tail)
+			g.v3("VADDPS", 4+v, v, v)
 		}
-		g.op("VFMADD231PS %s, %s, %s", g.v(1), g.v(1), g.v(0))
+	})
+	mean()
+	g.op("VBROADCASTSS X0, %s", g.v(9))
+	g.p("centred:")
+	clear()
+	loop("dev", func(vectors int, tail bool) {
+		for v := range vectors {
+			load("SI", v, 4+v, tail)
+			switch {
+			case tail && g.vb == 64:
+				g.op("VSUBPS.Z Z9, Z4, K1, Z4")
+			case tail:
+				g.op("VSUBPS Y9, Y4, Y4")
+				g.op("VANDPS Y15, Y4, Y4")
+			default:
+				g.v3("VSUBPS", 9, 4+v, 4+v)
+			}
+			g.v3("VFMADD231PS", 4+v, 4+v, v)
+		}
 	})
 	mean()
 	g.op("VADDSS eps+64(FP), X0, X0")
 	g.op("VSQRTSS X0, X0, X0")
-	g.op("VDIVSS X0, X5, X0")
-	g.op("VBROADCASTSS X0, %s", g.v(3))
-	finish := func(tail bool) {
-		if tail {
-			load("(SI)(AX*1)", 1)
-		} else {
-			g.op("VMOVUPS (SI)(AX*1), %s", g.v(1))
+	g.op("VDIVSS X0, X12, X0")
+	g.op("VBROADCASTSS X0, %s", g.v(10))
+	loop("put", func(vectors int, tail bool) {
+		for v := range vectors {
+			load("SI", v, 4+v, tail)
+			g.v3("VSUBPS", 9, 4+v, 4+v)
+			g.v3("VMULPS", 10, 4+v, 4+v)
 		}
-		g.op("VSUBPS %s, %s, %s", g.v(2), g.v(1), g.v(1))
-		g.op("VMULPS %s, %s, %s", g.v(3), g.v(1), g.v(1))
 		for i, r := range []string{"R11", "R12"} {
-			label := fmt.Sprintf("no%s%v", r, tail)
+			label := g.label("no" + r)
 			g.op("TESTQ %s, %s", r, r)
 			g.op("JZ %s", label)
-			at := "(" + r + ")(AX*1)"
-			if tail {
-				load(at, 6)
-			} else {
-				g.op("VMOVUPS %s, %s", at, g.v(6))
+			for v := range vectors {
+				load(r, v, 8, tail)
+				g.v3([]string{"VMULPS", "VADDPS"}[i], 8, 4+v, 4+v)
 			}
-			g.op("%s %s, %s, %s", []string{"VMULPS", "VADDPS"}[i], g.v(6), g.v(1), g.v(1))
 			g.p("%s:", label)
 		}
-		if tail {
-			g.storeTail(1, 15, "(DI)(AX*1)")
-		} else {
-			g.op("VMOVUPS %s, (DI)(AX*1)", g.v(1))
+		for v := range vectors {
+			if tail {
+				g.storeTail(4, 15, "(DI)(AX*1)")
+			} else {
+				g.op("VMOVUPS %s, %d(DI)(AX*1)", g.v(4+v), v*g.vb)
+			}
 		}
-	}
-	loop("put", func() { finish(false) }, func() { finish(true) })
+	})
 	g.op("ADDQ R9, SI")
 	g.op("ADDQ R8, DI")
 	g.op("JMP row")

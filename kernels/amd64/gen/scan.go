@@ -103,7 +103,7 @@ func (g *gen) softplus(t [4]int, m int) {
 	g.op("VXORPS X%d, X%d, X%d", u, u, u)
 	g.v3("VMAXPS", x, u, m)
 	g.bitwise("VPOR", "sign", x, x)
-	g.exp(t, false, true)
+	g.exp(t, false)
 	g.load("two", u)
 	g.v3("VADDPS", u, x, u)
 	g.v3("VDIVPS", u, x, x)

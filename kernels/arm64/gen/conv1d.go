@@ -21,7 +21,7 @@ func (g *gen) conv1d() {
 	for _, r := range []int{1, 3, 8, 10} {
 		g.op("LSL $2, R%d, R%d", r, r)
 	}
-	g.loadTable()
+	g.loadTable(scanTable, tableAt)
 	g.zero(bias)
 	g.op("CBZ R11, unbiased")
 	g.ldr(0, 11, bias)

@@ -63,23 +63,11 @@ var scanTable = func() (f function) {
 	return f
 }()
 
-// tableAt is the register of an address in the table in functions that use constant.
-// Offsets from it are no multiples of 16, so that they become unscaled loads, which on
-// Neoverse N1 are one operation where others are two.
-const tableAt, tableOff = 25, 88
-
-func (g *gen) loadTable() { g.op("MOVD $consts%s<>+%d(SB), R%d", scanTable.name, tableOff, tableAt) }
+// tableAt is the register of the table in functions that use constant.
+const tableAt = 25
 
 // constant loads a constant into V(v).
-func (g *gen) constant(name string, v int) {
-	for i, c := range scanTable.constants {
-		if c.name == name {
-			g.ldr(16*i-tableOff, tableAt, v)
-			return
-		}
-	}
-	panic("no constant " + name)
-}
+func (g *gen) constant(name string, v int) { g.ldr(scanTable.offset(name), tableAt, v) }
 
 func (g *gen) ldr(off, base, v int) { g.op("FMOVQ %d(R%d), F%d", off, base, v) }
 func (g *gen) str(v, off, base int) { g.op("FMOVQ F%d, %d(R%d)", v, off, base) }
@@ -209,7 +197,7 @@ func (g *gen) field(name string, r int) {
 func (g *gen) scan() {
 	g.function("ScanNEON", frame, "call *ScanCall")
 	g.args("call", "R0")
-	g.loadTable()
+	g.loadTable(scanTable, tableAt)
 	g.field("states", 1)
 	g.field("form", 2)
 	g.field("vectors", 19)
@@ -390,7 +378,7 @@ func (g *gen) scanGeneral(form, n int) {
 func (g *gen) scanDecay() {
 	g.function("ScanDecayNEON", frame, "decays, steps, a *float32, tokens int")
 	g.args("decays", "R0", "steps", "R1", "a", "R2", "tokens", "R3")
-	g.loadTable()
+	g.loadTable(scanTable, tableAt)
 	kept := scanKept{magic: 20, lo: 21, hi: 22, top: 23}
 	g.keep(kept)
 	g.quad("VLD1", 16, "(R2)")
