@@ -35,8 +35,8 @@ func PeakTurn(l kernels.Level, threads int) float64 {
 	return sum
 }
 
-// Median returns the median of x, which it sorts.
+// Median returns the median of x.
 func Median(x []float64) float64 {
-	slices.Sort(x)
-	return x[len(x)/2]
+	x = slices.Sorted(slices.Values(x))
+	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
 }

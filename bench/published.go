@@ -1,7 +1,5 @@
 package bench
 
-import "slices"
-
 // Published is a row of tables 1 and 2 of arXiv 2405.16605.
 type Published struct {
 	Name  string  // of the architecture; see block.Named
@@ -20,10 +18,4 @@ var Table1 = []Published{
 // Table2 is the paper's: position encodings in place of the forget gate.
 var Table2 = []Published{
 	{"la-t+ape", "APE", 80.0, 1132}, {"la-t+lepe", "LePE", 81.6, 1074}, {"la-t+cpe", "CPE", 81.7, 1099}, {"la-t+rope", "RoPE", 80.0, 1113},
-}
-
-// Median returns that of x.
-func Median(x []float64) float64 {
-	x = slices.Sorted(slices.Values(x))
-	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
 }
