@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/klauspost/cpuid/v2"
+	perf "github.com/mila-go/mila/bench"
 	"github.com/mila-go/mila/block"
 	"github.com/mila-go/mila/kernels"
 )
@@ -132,7 +133,7 @@ func run() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	b := &bench{ctx: ctx, cache: *cache, python: *python, results: results{
+	b := &bench{ctx: ctx, cache: *cache, python: *python, peaks: map[int][]float64{}, results: results{
 		Date: time.Now().UTC().Format(time.DateOnly), CPU: cpuid.CPU.BrandName, Cores: runtime.NumCPU(), Level: level.String(),
 		Versions: map[string]string{ours: "Go " + strings.TrimPrefix(runtime.Version(), "go")}, Skipped: map[string]string{},
 		PeakGFLOPS: map[int]float64{}, LogitsDiff: map[string]map[string]float64{}}}
@@ -177,7 +178,8 @@ func run() error {
 type bench struct {
 	ctx           context.Context
 	cache, python string
-	cpus          []string // that may be used
+	cpus          []string          // that may be used
+	peaks         map[int][]float64 // of every run of ours, by threads
 	results
 }
 
@@ -458,7 +460,8 @@ func (b *bench) ourModel(m *model, threads int, seconds float64) (float64, error
 	if err := json.Unmarshal(out, &r); err != nil {
 		return 0, err
 	}
-	b.PeakGFLOPS[threads] = max(b.PeakGFLOPS[threads], r.Peak)
+	b.peaks[threads] = append(b.peaks[threads], r.Peak)
+	b.PeakGFLOPS[threads] = perf.Median(b.peaks[threads])
 	return r.MS, nil
 }
 

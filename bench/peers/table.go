@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	perf "github.com/mila-go/mila/bench"
 )
 
 // write leaves peers.json and peers.md in dir.
@@ -27,11 +29,6 @@ func (r *results) write(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "peers.md"), []byte(text), 0o644)
 }
 
-func median(x []float64) float64 {
-	x = slices.Sorted(slices.Values(x))
-	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
-}
-
 // ratio returns the median over the rounds of a contender's time by ours, or 0.
 func (w *row) ratio(contender string) float64 {
 	if len(w.MS[contender]) != len(w.MS[ours]) {
@@ -41,7 +38,7 @@ func (w *row) ratio(contender string) float64 {
 	for i, ms := range w.MS[contender] {
 		x = append(x, ms/w.MS[ours][i])
 	}
-	return median(x)
+	return perf.Median(x)
 }
 
 // spread returns how far apart the rounds of a row of ours lie, relative to their
@@ -50,9 +47,9 @@ func (r *results) spread() (typical, most float64) {
 	var x []float64
 	for _, w := range r.Rows {
 		ms := w.MS[ours]
-		x = append(x, (slices.Max(ms)-slices.Min(ms))/median(ms))
+		x = append(x, (slices.Max(ms)-slices.Min(ms))/perf.Median(ms))
 	}
-	return median(x), slices.Max(x)
+	return perf.Median(x), slices.Max(x)
 }
 
 func (r *results) markdown() string {
@@ -129,10 +126,10 @@ func (r *results) table(b *strings.Builder, title, kind string, perMS float64) {
 			case ratio == 0:
 				b.WriteString(" |")
 			case c == ours:
-				ms := median(w.MS[ours])
+				ms := perf.Median(w.MS[ours])
 				fmt.Fprintf(b, " **%s** | %.0f %% |", digits(ms*perMS), 100*w.GFLOP/(ms*1e-3)/r.PeakGFLOPS[w.Threads])
 			default:
-				fmt.Fprintf(b, " %s (%.2f) |", digits(median(w.MS[c])*perMS), ratio)
+				fmt.Fprintf(b, " %s (%.2f) |", digits(perf.Median(w.MS[c])*perMS), ratio)
 				logs[c] = append(logs[c], math.Log(ratio))
 			}
 		}
