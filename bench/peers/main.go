@@ -428,7 +428,7 @@ func (b *bench) plot(dir string) error {
 		return err
 	}
 	cmd := exec.CommandContext(b.ctx, "go", "run", ".", dir)
-	cmd.Dir = filepath.Join("bench", "peers", "plot")
+	cmd.Dir = filepath.Join("bench", "plot")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "peers: without figures: %v\n%s", err, out)
 	}
