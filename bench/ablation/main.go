@@ -130,19 +130,7 @@ func run(dir, data, runs string, rounds int) error {
 	if err := r.measure(rounds); err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(r, "", "\t")
-	if err == nil {
-		err = os.MkdirAll(dir, 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(path, append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		return err
-	}
-	table := r.markdown()
-	fmt.Print(table)
-	return os.WriteFile(filepath.Join(dir, "ablation.md"), []byte(table), 0o644)
+	return bench.WriteResults(dir, "ablation", r, r.markdown())
 }
 
 // evaluate runs mila eval on the weights of every seed.

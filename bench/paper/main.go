@@ -102,19 +102,7 @@ func run(dir string, rounds, threads int, add bool) error {
 			return err
 		}
 	}
-	data, err := json.MarshalIndent(r, "", "\t")
-	if err == nil {
-		err = os.MkdirAll(dir, 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(path, append(data, '\n'), 0o644)
-	}
-	if err != nil {
-		return err
-	}
-	text := r.markdown()
-	fmt.Print(text)
-	return os.WriteFile(filepath.Join(dir, "paper.md"), []byte(text), 0o644)
+	return bench.WriteResults(dir, "paper", r, r.markdown())
 }
 
 // add takes over the rounds of an earlier run.

@@ -168,7 +168,7 @@ func run() error {
 	if err := b.measure(parts, 1, rounds, seconds/10, nil); err != nil {
 		return err
 	}
-	if err := b.write(*dir); err != nil {
+	if err := perf.WriteResults(*dir, "peers", &b.results, b.markdown()); err != nil {
 		return err
 	}
 	return b.plot(*dir)

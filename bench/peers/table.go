@@ -1,33 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	perf "github.com/mila-go/mila/bench"
 )
-
-// write leaves peers.json and peers.md in dir.
-func (r *results) write(dir string) error {
-	data, err := json.MarshalIndent(r, "", "\t")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "peers.json"), append(data, '\n'), 0o644); err != nil {
-		return err
-	}
-	text := r.markdown()
-	fmt.Print(text)
-	return os.WriteFile(filepath.Join(dir, "peers.md"), []byte(text), 0o644)
-}
 
 // ratio returns the median over the rounds of a contender's time by ours, or 0.
 func (w *row) ratio(contender string) float64 {

@@ -6,6 +6,7 @@ package guard
 import (
 	"math"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -26,6 +27,26 @@ func Both(t testing.TB, f func(t testing.TB, alloc func(n int) []float32)) {
 				x[i] = float32(math.NaN())
 			}
 			return x
+		})
+	}
+}
+
+// Refused runs calls that must panic with a message that contains their name, before
+// they write to x, which is all 0.
+func Refused(t *testing.T, x []float32, calls map[string]func()) {
+	for name, f := range calls {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if msg, _ := recover().(string); !strings.Contains(msg, name) {
+					t.Errorf("panic %q, want one that contains %q", msg, name)
+				}
+				for i, v := range x {
+					if v != 0 {
+						t.Fatalf("element %d was written before the check", i)
+					}
+				}
+			}()
+			f()
 		})
 	}
 }
