@@ -8,10 +8,10 @@ import "unsafe"
 
 const (
 	size  = 2 << 20
-	least = 1 << 19 // below that, a page would mostly be empty
+	least = 1 << 19 // bytes; below that, a page would mostly be empty
 )
 
-// Floats returns n zeroed floats, as make does. From 1 MiB on they begin at a
+// Floats returns n zeroed floats, as make does. From 512 KiB on they begin at a
 // multiple of 2 MiB and the system is asked for huge pages, where it knows the
 // request (Linux) and allows it; what is not used of the last page may become
 // resident too, less than 2 MiB.
