@@ -40,9 +40,12 @@ func BenchmarkRecurrence(b *testing.B) {
 			measure(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), heads*steps*outer*d*d, func(l kernels.Level) {
 				kernels.Recurrent(l, o, state, q, k, v, shape, kind.opt)
 			})
-			macs := 0
-			for t := 0; t < steps; t += 64 {
-				n := min(64, steps-t)
+			macs, chunk := 0, 32
+			if kind.opt.KeyGate != nil {
+				chunk = 64
+			}
+			for t := 0; t < steps; t += chunk {
+				n := min(chunk, steps-t)
 				half := 0 // pairs of tokens in panels of 32
 				for j := 0; j < n; j += 32 {
 					half += min(n, j+32) * min(32, n-j)

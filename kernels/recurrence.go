@@ -126,9 +126,18 @@ func Recurrent(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt Recu
 	}
 }
 
-// recurrenceChunk is how many tokens the chunked form takes at a time, a multiple of
-// every level's panels.
+// recurrenceChunk is how many tokens the chunked form takes at most at a time, a
+// multiple of every level's panels. It takes half as many where it can: products
+// between the tokens of a chunk, half of them masked, are what the recurrence itself
+// does not have. With gates of key channels what each call costs weighs more.
 const recurrenceChunk = 64
+
+func chunkTokens(opt *RecurrenceOptions) int {
+	if opt.KeyGate != nil {
+		return recurrenceChunk
+	}
+	return recurrenceChunk / 2
+}
 
 // causalMask is 1 where a token of a chunk, the row, is read by another, and 0
 // elsewhere; ones is its first row.
@@ -150,8 +159,8 @@ func ChunkedLen(keyDim, dim int) int {
 }
 
 // Chunked computes what [Recurrent] does, but for a normaliser beside gates of key
-// channels, by matrix products over chunks of up to 64 tokens. With G the sum of the
-// chunk's gates so far,
+// channels, by matrix products over chunks of 32 tokens (64 with gates of key
+// channels). With G the sum of the chunk's gates so far,
 //
 //	o_i = Σ_{j≤i} exp(G_i - G_j) (q_i·k_j) w_j + exp(G_i) Sᵀ q_i
 //	w_i = v_i,  or with Beta  beta_i (v_i - Σ_{j<i} exp(G_i - G_j) (k_i·k_j) w_j - exp(G_i) Sᵀ k_i)
@@ -175,8 +184,9 @@ func Chunked(l Level, o, state, q, k, v []float32, s RecurrenceShape, opt Recurr
 	if s.KeyDim == 0 || s.Dim == 0 {
 		return
 	}
-	for t0 := 0; t0 < s.L; t0 += recurrenceChunk {
-		n := min(recurrenceChunk, s.L-t0)
+	step := chunkTokens(&opt)
+	for t0 := 0; t0 < s.L; t0 += step {
+		n := min(step, s.L-t0)
 		for h := s.Head0; h < s.Head1; h++ { // inside: the rows of all heads lie together
 			if opt.KeyGate == nil {
 				chunk(l, o, state, q, k, v, &s, &opt, work, t0, n, h)
@@ -229,9 +239,7 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 		}
 	}
 
-	for i := range n {
-		copy(keys[i*kd:(i+1)*kd], kc[i*s.LdK:])
-	}
+	copyRows(l, keys, kd, kc, s.LdK, n, kd)
 	if opt.Sum != nil {
 		z := opt.Sum[h*kd : (h+1)*kd]
 		copy(total, z)
@@ -257,15 +265,22 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 		Exp(l, decay[:n*kd], decay[:n*kd])
 	}
 
-	// turn fills turned with panels of (f x)ᵀ, x decayed by the gates of key channels.
+	// turn fills turned with panels of (f x)ᵀ, x decayed by the gates of key channels;
+	// without f, of xᵀ.
 	turn := func(x []float32, ldx int, f []float32) {
-		rows := products[:n*kd]
-		scaleRows(l, rows, kd, x, ldx, n, kd, f)
-		if keyed {
-			Mul(l, rows, rows, decay[:n*kd])
+		if f == nil && keyed {
+			f = ones[:]
+		}
+		if f != nil {
+			rows := products[:n*kd]
+			scaleRows(l, rows, kd, x, ldx, n, kd, f)
+			if keyed {
+				Mul(l, rows, rows, decay[:n*kd])
+			}
+			x, ldx = rows, kd
 		}
 		for i := 0; i < n; i += nr {
-			transpose(l, turned[i*kd:], nr, rows[i*kd:], kd, min(nr, n-i), kd)
+			transpose(l, turned[i*kd:], nr, x[i*ldx:], ldx, min(nr, n-i), kd)
 		}
 	}
 	// read adds to y what x, times f, reads from the state before the chunk, with gates
@@ -284,9 +299,7 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 	}
 
 	if opt.Beta == nil {
-		for i := range n {
-			copy(values[i*d:(i+1)*d], vc[i*s.LdV:])
-		}
+		copyRows(l, values, d, vc, s.LdV, n, d)
 	} else { // w in place of v
 		own := values // beta v
 		if gated {
@@ -308,24 +321,24 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 	}
 
 	clear(results[:n*d])
-	for i := range n {
-		factors[i] = s.Scale
-	}
 	if opt.Sum != nil {
 		mask = causalMask[:] // keys do not decay in the normaliser
 	}
-	read(results, qc, s.LdQ, factors[:n], mask)
-	if opt.Sum != nil {
-		for i := range n {
-			ends[i] = opt.Eps
+	read(results, qc, s.LdQ, nil, mask)
+	ends = ends[:n]
+	if opt.Sum == nil {
+		for i := range ends {
+			ends[i] = s.Scale
 		}
+	} else {
+		clear(ends)
 		for i := 0; i < n; i += nr {
 			cols := min(nr, n-i)
 			outerSum(l, ends[i:], cols, total, 1, turned[i*kd:], nr, kd, 1, cols)
 			outerSum(l, ends[i:], cols, ones[:], 1, products[i:], most, i+cols, 1, cols)
 		}
-		for i, v := range ends[:n] {
-			ends[i] = 1 / v
+		for i, v := range ends {
+			ends[i] = s.Scale / (s.Scale*v + opt.Eps)
 		}
 		if gated {
 			for j := range n {
@@ -337,12 +350,7 @@ func chunk(l Level, o, state, q, k, v []float32, s *RecurrenceShape, opt *Recurr
 		cols := min(nr, n-i)
 		outerSum(l, results[i*d:], d, products[i:], most, values, d, i+cols, cols, d)
 	}
-	if opt.Sum != nil {
-		scaleRows(l, results, d, results, d, n, d, ends)
-	}
-	for i := range n {
-		copy(oc[i*s.LdO:i*s.LdO+d], results[i*d:])
-	}
+	scaleRows(l, oc, s.LdO, results, d, n, d, ends)
 
 	if gated {
 		for a := range total {
@@ -447,6 +455,11 @@ func scaleRows(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int, 
 		return
 	}
 	scaleRowsVector(l, y, ldy, x, ldx, rows, cols, s)
+}
+
+// copyRows computes y[r, c] = x[r, c] for up to recurrenceChunk rows.
+func copyRows(l Level, y []float32, ldy int, x []float32, ldx, rows, cols int) {
+	scaleRows(l, y, ldy, x, ldx, rows, cols, ones[:])
 }
 
 // outerSum computes y[a, b] += Σ_t k[t, a] · v[t, b] for one token at least.

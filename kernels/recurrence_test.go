@@ -156,7 +156,7 @@ func TestGoldenSSD(t *testing.T) {
 func TestRecurrences(t *testing.T) {
 	eachLevel(t, func(e *testEnv) {
 		for _, s := range []kernels.RecurrenceShape{
-			{L: 0, Heads: 1, KeyDim: 4, Dim: 4}, {L: 1, Heads: 2, KeyDim: 5, Dim: 3}, {L: 63, Heads: 2, KeyDim: 16, Dim: 32, Scale: 0.25}, {L: 65, Heads: 4, KeyDim: 33, Dim: 17, Groups: 2},
+			{L: 0, Heads: 1, KeyDim: 4, Dim: 4}, {L: 1, Heads: 2, KeyDim: 5, Dim: 3}, {L: 31, Heads: 2, KeyDim: 16, Dim: 32, Scale: 0.25}, {L: 63, Heads: 2, KeyDim: 16, Dim: 32, Scale: 0.25}, {L: 65, Heads: 4, KeyDim: 33, Dim: 17, Groups: 2},
 			{L: 130, Heads: 1, KeyDim: 64, Dim: 64, Scale: 0.125}, {L: 70, Heads: 3, KeyDim: 8, Dim: 40, Head0: 1, Head1: 2},
 		} {
 			for kind := range 16 {
