@@ -15,21 +15,24 @@ import (
 //
 // Each worker begins with its own share of the tasks, the same one in every step
 // of as many tasks, so that it finds its data in its caches, and then helps those
-// that are behind: threads may be of different speed, or held up. Tasks write
-// disjoint outputs, so results do not depend on who runs them.
+// that are behind: threads may be of different speed, or held up. A step is over
+// when its tasks are done, whoever did them: a worker that has not even noticed it
+// holds nobody up. Tasks write disjoint outputs, so results do not depend on who
+// runs them.
 type pool struct {
 	n      int
 	busy   sync.Mutex // held by the one Forward that uses the workers
 	closed atomic.Bool
-	helper []helper // by worker; that of the caller has no goroutine
+	run    func(task, worker int) // set before step, read by who has taken a task
 
-	// What workers look at between steps shares no cache line with what they
-	// write. run and tasks are set before gen.
-	_     [line]byte
-	gen   atomic.Uint32
-	tasks int
-	run   func(task, worker int)
-	_     [line]byte
+	// What all wait for, on cache lines that nothing else is written to.
+	_    [line]byte
+	step atomic.Uint64 // number<<32 | tasks
+	_    [line - 8]byte
+	done atomic.Int32 // tasks of the step that are done
+	_    [line - 4]byte
+
+	helper []helper // by worker; that of the caller has no goroutine
 }
 
 // line is what processors fetch at a time: two cache lines of 64 bytes, or one of
@@ -38,10 +41,9 @@ const line = 128
 
 // helper is the state of one worker.
 type helper struct {
-	// share is how many tasks of the worker's share are taken, below the step that
-	// they belong to: gen<<32 | taken.
+	// share is how many tasks of the worker's share are taken, below the number of
+	// the step that they belong to: number<<32 | taken.
 	share  atomic.Uint64
-	done   atomic.Uint32 // the last step that the worker has finished
 	parked atomic.Bool
 	wake   chan struct{}
 	_      [line - 24]byte
@@ -59,23 +61,27 @@ func newPool(n int) *pool {
 // close ends the workers. Nothing may be running.
 func (p *pool) close() {
 	if !p.closed.Swap(true) {
-		p.start()
+		p.start(0)
 	}
 }
 
-func (p *pool) start() {
-	p.gen.Add(1)
+// start begins a step.
+func (p *pool) start(tasks int) (step uint64) {
+	step = (p.step.Load()>>32+1)<<32 | uint64(tasks)
+	p.step.Store(step)
 	for w := 1; w < p.n; w++ {
 		if h := &p.helper[w]; h.parked.Load() && h.parked.CompareAndSwap(true, false) {
 			h.wake <- struct{}{}
 		}
 	}
+	return step
 }
 
-// A waiting thread looks looks times before it lets other goroutines run, and a
-// worker does so spins times before it parks: some 100 µs in all. Yielding at every
-// look would make the threads contend for the scheduler's locks.
-const looks, spins = 30, 100
+// A waiting thread looks looks times, some 30 to 90 µs, before it lets other
+// goroutines run, and a worker does so spins times before it parks. Who yields takes
+// the scheduler's lock, for which many threads would queue up while the next step
+// waits for them.
+const looks, spins = 2000, 4
 
 func pause(look int) {
 	if look%looks == 0 {
@@ -87,57 +93,71 @@ func pause(look int) {
 
 func (p *pool) work(w int) {
 	h := &p.helper[w]
-	seen := uint32(0)
+	seen := uint64(0)
 	for {
-		for i := 1; p.gen.Load() == seen; i++ {
+		step := p.step.Load()
+		for i := 1; step == seen; i++ {
 			if i < looks*spins {
 				pause(i)
-				continue
+			} else {
+				h.parked.Store(true)
+				// A step may have begun before the flag was seen: then either this
+				// side or start takes the flag back, never both.
+				if p.step.Load() == seen || !h.parked.CompareAndSwap(true, false) {
+					<-h.wake
+				}
 			}
-			h.parked.Store(true)
-			// A step may have begun before the flag was seen: then either this
-			// side or start takes the flag back, never both.
-			if p.gen.Load() == seen || !h.parked.CompareAndSwap(true, false) {
-				<-h.wake
-			}
+			step = p.step.Load()
 		}
-		seen++
+		seen = step
 		if p.closed.Load() {
 			return
 		}
-		p.share(w, seen)
-		h.done.Store(seen)
+		p.share(w, step)
 	}
 }
 
-// share runs tasks of step gen: those of worker w, then those that others have
-// not begun.
-func (p *pool) share(w int, gen uint32) {
+// share runs tasks of a step: those of worker w, then those that others have not
+// begun, unless the step is over meanwhile.
+func (p *pool) share(w int, step uint64) {
+	number, tasks := uint32(step>>32), int(uint32(step))
 	for i := range p.n {
 		of := (w + i) % p.n
-		first, end := p.tasks*of/p.n, p.tasks*(of+1)/p.n
+		first, end := tasks*of/p.n, tasks*(of+1)/p.n
+		did := int32(0)
 		for {
-			taken := p.helper[of].take(gen, end-first)
+			taken := p.helper[of].take(number, end-first)
 			if taken < 0 {
 				break
 			}
 			p.run(first+taken, w)
+			did++
+		}
+		if did > 0 {
+			p.done.Add(did)
+		}
+		if p.step.Load() != step {
+			return
 		}
 	}
 }
 
-// take returns the next of n tasks in h's share of step gen, or -1.
-func (h *helper) take(gen uint32, n int) int {
+// take returns the next of n tasks in h's share of a step, or -1. Of a step that is
+// over there is none: its tasks are taken, or h has gone on to a later one.
+func (h *helper) take(number uint32, n int) int {
 	for {
 		old := h.share.Load()
 		taken := int(uint32(old))
-		if uint32(old>>32) != gen {
+		if of := uint32(old >> 32); of != number {
+			if int32(of-number) > 0 {
+				return -1
+			}
 			taken = 0
 		}
 		if taken == n {
 			return -1
 		}
-		if h.share.CompareAndSwap(old, uint64(gen)<<32|uint64(taken+1)) {
+		if h.share.CompareAndSwap(old, uint64(number)<<32|uint64(taken+1)) {
 			return taken
 		}
 	}
@@ -153,14 +173,11 @@ func (p *pool) do(owned bool, tasks int, run func(task, worker int)) {
 		}
 		return
 	}
-	p.run, p.tasks = run, tasks
-	p.start()
-	gen := p.gen.Load()
-	p.share(0, gen)
-	for w := 1; w < p.n; w++ {
-		for i := 1; p.helper[w].done.Load() != gen; i++ {
-			pause(i)
-		}
+	p.run = run
+	p.done.Store(0)
+	p.share(0, p.start(tasks))
+	for i := 1; p.done.Load() != int32(tasks); i++ {
+		pause(i)
 	}
 	p.run = nil // a parked pool must not keep a model alive
 }
