@@ -47,6 +47,24 @@ func (r *results) margin(m, n int) float64 {
 	return t * s * math.Sqrt(1/float64(m)+1/float64(n))
 }
 
+// margins lists the margin for each pair of numbers of seeds that rows have.
+func (r *results) margins() string {
+	var counts []int
+	for _, w := range r.Rows {
+		if n := len(w.Seeds); n > 0 && !slices.Contains(counts, n) {
+			counts = append(counts, n)
+		}
+	}
+	slices.Sort(counts)
+	var list []string
+	for i, m := range counts {
+		for _, n := range counts[i:] {
+			list = append(list, fmt.Sprintf("%.1f (%d and %d seeds)", r.margin(m, n), m, n))
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
 // against compares a difference with that of the paper.
 func (r *results) against(w, base *row) (difference float64, verdict string) {
 	difference = w.top1() - base.top1()
@@ -94,7 +112,7 @@ func (r *results) markdown() string {
 		fmt.Fprintf(&b, "\n**Incomplete**: of two seeds for each row, and three for those that decide, these were not trained (ROW-SEED): %s.\n", strings.Join(missing, ", "))
 	}
 	if s, freedom := r.deviation(); freedom > 0 {
-		fmt.Fprintf(&b, "\nA seed lies %.2f points (standard deviation, pooled over the rows that have several, %d degrees of freedom) from its row's mean. A\ndifference counts where it exceeds its 95 %% interval (Student): %.1f points between rows of one seed and of two, %.1f between single seeds;\nbelow that it is \"within the spread\". The interval is that of seeds alone, on the same images.\n", s, freedom, r.margin(1, 2), r.margin(1, 1))
+		fmt.Fprintf(&b, "\nA seed lies %.2f points (standard deviation, pooled over the rows that have several, %d degrees of freedom) from its row's mean. A\ndifference counts where it exceeds its 95 %% interval (Student), in points: %s;\nbelow that it is \"within the spread\". The interval is that of seeds alone, on the same images.\n", s, freedom, r.margins())
 	}
 	head := "| | M parameters | M multiply-adds | top-1 %% (seeds) | to baseline | paper: top-1 %% | to baseline | verdict | µs | images/s | to baseline | paper: images/s | to baseline |\n" + strings.Repeat("| --- ", 13) + "|\n"
 	for i, table := range [][]bench.Published{bench.Table1, bench.Table2} {

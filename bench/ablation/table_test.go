@@ -28,6 +28,9 @@ func TestSpread(t *testing.T) {
 	if m := r.margin(2, 1); math.Abs(m-4.303*s*math.Sqrt(1.5)) > 1e-3 {
 		t.Errorf("margin %v", m)
 	}
+	if m := r.margins(); !strings.Contains(m, "5.9 (1 and 2 seeds), 4.8 (2 and 2 seeds)") {
+		t.Errorf("margins %q", m)
+	}
 	for i, want := range []string{"agrees", "within", "contradicts", "missing"} {
 		if _, verdict := r.against(r.Rows[i+1], base); !strings.Contains(verdict, want) {
 			t.Errorf("%s: %s, want %s", r.Rows[i+1].Name, verdict, want)
