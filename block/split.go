@@ -31,26 +31,36 @@ func (c bands) of(task int) (image, r0, r1 int) {
 	return image, c.h * band / c.n, c.h * (band + 1) / c.n
 }
 
+// least is how many tokens a task should have at least: one tile of registers, since
+// fetching what other cores have written costs more than reading the weights, which
+// nobody writes.
+const least = 14
+
+// manyThreads is how many are rarely of one speed: cores share caches, clocks and
+// power, and some do other work. Then work is cut finer than the threads need, so that
+// the fast ones help the slow; with few threads that costs more than it brings.
+const manyThreads = 8
+
 // bands cuts the rows of all images into bands small enough for the L2 cache, and
 // as many as balance the threads.
 func (b *planner) bands(h, w int) bands {
 	const most = 196 // tokens: 14 or 33 register tiles, whose hidden activations fit too
 	threads := b.threads
 	n := ceilDiv(h, max(1, most/w))
-	if tasks := b.batch * n; tasks < 4*threads && tasks%threads != 0 {
-		n = ceilDiv(ceilDiv(tasks, threads)*threads, b.batch)
+	if tasks := b.batch * n; tasks < 4*threads {
+		if threads >= manyThreads {
+			n = max(n, h/ceilDiv(least, w))
+		} else if tasks%threads != 0 {
+			n = ceilDiv(ceilDiv(tasks, threads)*threads, b.batch)
+		}
 	}
 	return cutRows(h, min(n, h))
 }
 
-// byRows reports whether bands of rows alone keep all threads busy with tiles high
-// enough that reading the weights does not cost more than using them. Then a
-// chain of operations runs band by band, its intermediate results in the cache.
+// byRows reports whether bands of rows alone keep all threads busy. Then a chain of
+// operations runs band by band, its intermediate results in the cache.
 func (b *planner) byRows(h, w int) bool {
-	const (
-		balance = 0.85 // of the threads' time
-		least   = 48   // tokens
-	)
+	const balance = 0.85 // of the threads' time
 	threads := b.threads
 	if threads == 1 {
 		return true
@@ -86,6 +96,9 @@ func (g grid) of(task, worker int) tile {
 func (b *planner) grid(h, w, cols, unit int) grid {
 	const weights = 8
 	threads := b.threads
+	if threads >= manyThreads {
+		threads *= 2
+	}
 	best, least := grid{}, 0
 	for rows := 1; rows <= h; rows++ {
 		n := ceilDiv(h, rows)
