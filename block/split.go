@@ -31,15 +31,20 @@ func (c bands) of(task int) (image, r0, r1 int) {
 	return image, c.h * band / c.n, c.h * (band + 1) / c.n
 }
 
-// least is how many tokens a task should have at least: one tile of registers, since
-// fetching what other cores have written costs more than reading the weights, which
-// nobody writes.
-const least = 14
-
 // manyThreads is how many are rarely of one speed: cores share caches, clocks and
 // power, and some do other work. Then work is cut finer than the threads need, so that
 // the fast ones help the slow; with few threads that costs more than it brings.
 const manyThreads = 8
+
+// least returns how many tokens a band should have at least. With few threads that is
+// as many as make reading the weights cheap; with many, one tile of registers, since
+// what other cores have written costs more to fetch than weights, which nobody writes.
+func (b *planner) least() int {
+	if b.threads >= manyThreads {
+		return 14
+	}
+	return 48
+}
 
 // bands cuts the rows of all images into bands small enough for the L2 cache, and
 // as many as balance the threads.
@@ -49,7 +54,7 @@ func (b *planner) bands(h, w int) bands {
 	n := ceilDiv(h, max(1, most/w))
 	if tasks := b.batch * n; tasks < 4*threads {
 		if threads >= manyThreads {
-			n = max(n, h/ceilDiv(least, w))
+			n = max(n, h/ceilDiv(b.least(), w))
 		} else if tasks%threads != 0 {
 			n = ceilDiv(ceilDiv(tasks, threads)*threads, b.batch)
 		}
@@ -57,8 +62,9 @@ func (b *planner) bands(h, w int) bands {
 	return cutRows(h, min(n, h))
 }
 
-// byRows reports whether bands of rows alone keep all threads busy. Then a chain of
-// operations runs band by band, its intermediate results in the cache.
+// byRows reports whether bands of rows alone keep all threads busy and are not too
+// low. Then a chain of operations runs band by band, its intermediate results in the
+// cache.
 func (b *planner) byRows(h, w int) bool {
 	const balance = 0.85 // of the threads' time
 	threads := b.threads
@@ -67,7 +73,7 @@ func (b *planner) byRows(h, w int) bool {
 	}
 	cut := b.bands(h, w)
 	rounds := ceilDiv(b.batch*cut.n, threads)
-	return float64(b.batch*h) >= balance*float64(rounds*cut.rows*threads) && cut.rows*w >= least
+	return float64(b.batch*h) >= balance*float64(rounds*cut.rows*threads) && cut.rows*w >= b.least()
 }
 
 // grid is a cut of rows and channels.
