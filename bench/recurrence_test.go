@@ -40,7 +40,7 @@ func BenchmarkRecurrence(b *testing.B) {
 			measure(b, fmt.Sprintf("form=recurrent/kind=%s/L=%d", kind.name, steps), heads*steps*outer*d*d, func(l kernels.Level) {
 				kernels.Recurrent(l, o, state, q, k, v, shape, kind.opt)
 			})
-			macs, chunk := 0, 32
+			macs, chunk := 0, 32 // tokens, as Chunked takes them
 			if kind.opt.KeyGate != nil {
 				chunk = 64
 			}
